@@ -1,0 +1,49 @@
+"""Meta-reinforcement-learning task families as Gymnasium environments.
+
+Importing this package registers every family with Gymnasium, and imports no simulator:
+
+    import gymnasium, metarl_envs
+    env = gymnasium.make("MetaAnt-Goal-v0", split="test", task=3)
+    envs = gymnasium.make_vec("MetaAnt-Goal-v0", num_envs=64)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from metarl_envs.registration import register_families
+from metarl_envs.schema import SpecError
+from metarl_envs.specs import Family, family, registered_ids
+from metarl_envs.tasks import Task
+
+if TYPE_CHECKING:
+    from metarl_envs.env import MetaEnv
+    from metarl_envs.vector_env import MetaVectorEnv
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Family",
+    "MetaEnv",
+    "MetaVectorEnv",
+    "SpecError",
+    "Task",
+    "__version__",
+    "family",
+    "registered_ids",
+]
+
+register_families()
+
+
+def __getattr__(name: str) -> Any:
+    # The environments need the vector machinery of Gymnasium; the ids do not.
+    if name == "MetaEnv":
+        from metarl_envs.env import MetaEnv
+
+        return MetaEnv
+    if name == "MetaVectorEnv":
+        from metarl_envs.vector_env import MetaVectorEnv
+
+        return MetaVectorEnv
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

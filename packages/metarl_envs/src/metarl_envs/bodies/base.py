@@ -1,0 +1,124 @@
+"""What a body is: N copies of one robot, stepped together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import mujoco
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a documentation table of actions or observations."""
+
+    size: int
+    what: str
+    unit: str
+
+
+class Body(ABC):
+    """N copies of one robot: how they start, move and are observed.
+
+    A subclass writes the robot once, batched over N simulations. Actions arrive clipped to [-1, 1].
+
+    Attributes:
+        num: the number of simulations N.
+        dt: seconds per step.
+    """
+
+    actions: ClassVar[tuple[Row, ...]]
+    """The action table."""
+    start_text: ClassVar[str]
+    """The distribution of starting states."""
+    end_text: ClassVar[str]
+    """When an episode terminates (the time limit truncates)."""
+    info_keys: ClassVar[dict[str, str]] = {}
+    """Keys of `info` that the body fills, and what they mean."""
+
+    reports_contact_forces: bool = False
+    """Whether `contact_forces` returns any."""
+
+    num: int
+    dt: float
+
+    @property
+    @abstractmethod
+    def observations(self) -> tuple[Row, ...]:
+        """The observation table, without the task."""
+
+    @property
+    @abstractmethod
+    def diverged(self) -> Mask | None:
+        """Which simulations became unstable in the last `advance`, `(N,)`, or None for none."""
+
+    @abstractmethod
+    def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
+        """Puts simulations into a starting state.
+
+        Args:
+            ids: the simulations, sorted, `(n,)`.
+            generators: one per entry of `ids`; simulation `ids[k]` draws from `generators[k]` alone.
+        """
+
+    @abstractmethod
+    def advance(self, actions: Array, ids: Ids | None) -> None:
+        """Advances simulations by one step.
+
+        Args:
+            actions: `(N, A)`, clipped to [-1, 1]; the rows of other simulations are ignored.
+            ids: the simulations, or None for all.
+        """
+
+    @abstractmethod
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes the observations of all simulations into `out`, `(N, O)`."""
+
+    @abstractmethod
+    def position(self) -> Array:
+        """Returns the tracked point of all simulations, a fresh `(N, D)`."""
+
+    def contact_forces(self) -> Array | None:
+        """Returns contact wrenches per body clipped to [-1, 1], `(N, F)`, if they were asked for."""
+        return None
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns the values of `info_keys`, each a fresh `(N,)`."""
+        return {}
+
+    @abstractmethod
+    def get_state(self) -> Array:
+        """Returns the states, a fresh `(N, S)`."""
+
+    @abstractmethod
+    def set_state(self, state: Array) -> None:
+        """Restores states from `get_state`, bit for bit."""
+
+    @property
+    def model(self) -> mujoco.MjModel | None:
+        """The compiled model, where the body is a MuJoCo one."""
+        return None
+
+    @abstractmethod
+    def frame(self, index: int, goal: Array | None, height: int, width: int) -> NDArray[np.uint8]:
+        """Draws one simulation, `(height, width, 3)`.
+
+        Args:
+            index: the simulation.
+            goal: the point to mark, `(2,)` in metres, or None.
+            height: in pixels.
+            width: in pixels.
+        """
+
+    def close(self) -> None:
+        """Frees what the body holds."""

@@ -1,0 +1,98 @@
+"""The half-cheetah: a planar runner with six motors, from Gymnasium's asset."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.bodies.base import Array, Row
+from metarl_envs.bodies.mujoco_body import MujocoBody, gymnasium_spec
+
+_TOTAL_MASS = 14.0  # kg; the asset asks for it by a compiler attribute that MuJoCo 4 deprecates
+
+
+@lru_cache(maxsize=1)
+def _spec() -> mujoco.MjSpec:
+    spec = gymnasium_spec("half_cheetah.xml")
+    spec.compiler.settotalmass = -1
+    return spec
+
+
+def _compile() -> mujoco.MjModel:
+    model = _spec().compile()
+    # Bit for bit what the compiler attribute gives, without its deprecation warning.
+    mujoco.mj_setTotalmass(model, _TOTAL_MASS)
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+    return model
+
+
+class HalfCheetah(MujocoBody):
+    """N half-cheetahs. It cannot fall in a way that ends an episode."""
+
+    actions = (
+        Row(1, "torque at the back thigh, × 120", "N·m"),
+        Row(1, "torque at the back shin, × 90", "N·m"),
+        Row(1, "torque at the back foot, × 60", "N·m"),
+        Row(1, "torque at the front thigh, × 120", "N·m"),
+        Row(1, "torque at the front shin, × 60", "N·m"),
+        Row(1, "torque at the front foot, × 30", "N·m"),
+    )
+    start_text = (
+        "The model's default pose; every position plus U[-0.1, 0.1], every velocity 0.1 · N(0, 1)."
+    )
+    end_text = "Never, except that a simulation which diverges ends (`info['diverged']`)."
+    info_keys = {  # noqa: RUF012
+        "x_position": "position of the torso along x after the step, m",
+        "x_velocity": "its finite difference over the step, m/s",
+    }
+
+    def __init__(
+        self, num: int, num_threads: int, frame_skip: int = 5, observation: str = "compact"
+    ) -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.01 s per step.
+            observation: `compact` (17 numbers) or `legacy` (20, with the torso's world position).
+        """
+        super().__init__(_compile(), num, num_threads, frame_skip)
+        self._legacy = observation == "legacy"
+        if self._legacy:
+            self._torso = self.model.body("torso").id
+            self.engine.derived("xpos")
+
+    @property
+    def observations(self) -> tuple[Row, ...]:
+        """Positions without x, velocities; the legacy layout adds the torso's position."""
+        rows = (
+            Row(1, "height of the torso above its default", "m"),
+            Row(1, "pitch of the torso", "rad"),
+            Row(6, "joint angles: back thigh, shin, foot; front thigh, shin, foot", "rad"),
+            Row(1, "velocity along x", "m/s"),
+            Row(1, "velocity along z", "m/s"),
+            Row(1, "pitch velocity", "rad/s"),
+            Row(6, "joint velocities, in the same order", "rad/s"),
+        )
+        if self._legacy:
+            rows += (Row(3, "torso's world x, y, z, one substep (0.01 s) old", "m"),)
+        return rows
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes `qpos[1:]`, `qvel` and, in the legacy layout, the torso's `xpos`."""
+        out[:, :8] = self.engine.qpos[:, 1:]
+        out[:, 8:17] = self.engine.qvel
+        if self._legacy:
+            out[:, 17:20] = self.engine.derived("xpos")[:, self._torso]
+
+    def position(self) -> Array:
+        """Returns x of the root, `(N, 1)`."""
+        return self.engine.qpos[:, :1].copy()
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns position and velocity along x."""
+        return {"x_position": position[:, 0].copy(), "x_velocity": velocity[:, 0]}

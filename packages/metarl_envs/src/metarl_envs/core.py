@@ -1,0 +1,285 @@
+"""N simulations of one family: what both the single and the vector environment are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from metarl_envs.bodies import body_class
+from metarl_envs.objectives import OBJECTIVES, Motion
+from metarl_envs.specs import Family
+from metarl_envs.tasks import Task
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Info = dict[str, NDArray[Any]]
+
+LARGEST = 2e10
+"""Bound of every observation: MuJoCo calls a simulation unstable beyond 1e10, and then it ends."""
+
+
+def _all_finite(values: NDArray[Any]) -> bool:
+    # The quickest exact test: counting true values has no Python layer, unlike `.all()`.
+    return bool(np.count_nonzero(np.isfinite(values)) == values.size)
+
+
+def restored_generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """Returns a generator in a saved state of `generator.bit_generator.state`.
+
+    Raises:
+        ValueError: the state is not one of NumPy's PCG64, which Gymnasium uses.
+    """
+    if state["bit_generator"] != "PCG64":
+        raise ValueError("a generator's state must be one of NumPy's PCG64")
+    bits = np.random.PCG64(0)
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+class Core:
+    """N simulations of one family, each with its own task, clock and generator.
+
+    It neither resets by itself nor limits time: the environments on top do.
+
+    Attributes:
+        family: the family.
+        num: the number of simulations N.
+        observation: the present observations `(N, O)`, float32.
+        elapsed: steps since each simulation's reset, `(N,)`.
+        all_well: whether the last step went without a divergence.
+        generators: one per simulation; every random number of simulation i comes from generator i.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        num: int,
+        *,
+        tasks: Sequence[Task],
+        observe_task: bool,
+        num_threads: int,
+        arguments: Mapping[str, Any],
+    ) -> None:
+        """Builds the simulations.
+
+        Args:
+            family: the family.
+            num: how many simulations.
+            tasks: one per simulation.
+            observe_task: append the task's parameters to the observation.
+            num_threads: threads to step on.
+            arguments: the family's own arguments, unknown ones refused.
+        """
+        self.family = family
+        self.num = num
+        options: dict[str, dict[str, Any]] = {
+            "body": dict(family.body_options),
+            "objective": dict(family.objective_options),
+        }
+        for name, value in family.resolve_arguments(arguments).items():
+            options[family.arguments[name].of][name] = value
+        self.body = body_class(family.body)(num, num_threads, **options["body"])
+        if self.body.model is not None:
+            from metarl_envs.models import check_model  # the point families need no MuJoCo
+
+            check_model(family, self.body.model)
+        if not self.body.reports_contact_forces:
+            # The specification gives the term's weight; whether there is one is the body's to say.
+            options["objective"].pop("contact_cost", None)
+        self.objective = OBJECTIVES[family.objective](**options["objective"])
+        self.observe_task = observe_task
+        self._body_size = sum(row.size for row in self.body.observations)
+        parameters = len(family.parameter_names)
+        size = self._body_size + (parameters if observe_task else 0)
+        self.observation_space = Box(-LARGEST, LARGEST, (size,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (sum(r.size for r in self.body.actions),), np.float32)
+        self.observation = np.zeros((num, size), dtype=np.float32)
+        self.elapsed: NDArray[np.int64] = np.zeros(num, dtype=np.int64)
+        self.generators: list[np.random.Generator] = []
+        self.all_well = True
+        self._everyone = np.arange(num)
+        self._tasks: list[Task] = list(tasks)
+        self._vectors = np.zeros((num, parameters))
+        self._task_ids = np.zeros(num, dtype=np.int64)
+        self.set_tasks(self._everyone, tasks)
+        self._position = self.body.position()
+        self._never: Mask = np.zeros(num, dtype=np.bool_)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The present task of every simulation."""
+        return tuple(self._tasks)
+
+    def set_tasks(self, ids: NDArray[np.int64], tasks: Sequence[Task]) -> None:
+        """Gives simulations other tasks, from their next step on.
+
+        Args:
+            ids: the simulations, `(n,)`.
+            tasks: their tasks, n of them.
+        """
+        for i, task in zip(ids.tolist(), tasks, strict=True):
+            self._tasks[i] = task
+            self._vectors[i] = task.parameters
+            self._task_ids[i] = task.index
+        if self.observe_task:
+            self.observation[ids, self._body_size :] = self._vectors[ids]
+
+    def reset(self, ids: NDArray[np.int64] | None = None) -> None:
+        """Starts an episode in some simulations (None: in all).
+
+        Raises:
+            RuntimeError: the generators have not been set.
+        """
+        if len(self.generators) != self.num:
+            raise RuntimeError("the generators must be set before the first reset")
+        ids = self._everyone if ids is None else ids
+        self.body.start(ids, [self.generators[i] for i in ids.tolist()])
+        self.elapsed[ids] = 0
+        fresh = self._observe()
+        self.observation[ids] = fresh[ids]
+        self._position = self.body.position()
+
+    def _observe(self) -> NDArray[np.float32]:
+        observation = np.empty(self.observation.shape, dtype=np.float32)
+        self.body.observe(observation)
+        if self.observe_task:
+            observation[:, self._body_size :] = self._vectors
+        return observation
+
+    def check_actions(self, actions: Any, shape: tuple[int, ...]) -> Array:
+        """Checks actions at the border.
+
+        Args:
+            actions: what the user gave.
+            shape: what it must be.
+
+        Returns:
+            The actions as float64, clipped to [-1, 1].
+
+        Raises:
+            ValueError: another shape, not numbers, or not finite.
+        """
+        try:
+            result = np.asarray(actions, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"an action is an array of numbers of shape {shape}") from error
+        if result.shape != shape:
+            raise ValueError(f"an action has shape {shape}, got {result.shape}")
+        # Most actions come from a bounded policy: one comparison proves them finite and within range.
+        if np.count_nonzero(np.abs(result) <= 1.0) == result.size:
+            return result
+        if not _all_finite(result):
+            raise ValueError("an action holds finite numbers only, got NaN or infinity")
+        return np.clip(result, -1.0, 1.0)
+
+    def step(self, actions: Array, mask: Mask | None = None) -> tuple[Array, Mask, Info]:
+        """Advances simulations by one step; the new observations are in `observation`.
+
+        Args:
+            actions: `(N, A)`, checked.
+            mask: which simulations advance; None for all. The others keep their observation and get
+                reward 0.
+
+        Returns:
+            rewards `(N,)`, terminated `(N,)`, and the info arrays.
+        """
+        body, objective = self.body, self.objective
+        if mask is None:
+            body.advance(actions, None)
+            self.elapsed += 1
+        else:
+            body.advance(actions, np.flatnonzero(mask))
+            self.elapsed += mask
+        position = body.position()
+        velocity = (position - self._position) / body.dt
+        observation = self._observe()
+        motion = Motion(position, velocity, actions, body.contact_forces())
+        outcome = objective.judge(motion, self._vectors)
+        terms = [outcome.progress, *objective.costs(motion)]
+        info: Info = dict(zip(objective.term_names, terms, strict=True))
+        if outcome.extras is not None:
+            info.update(outcome.extras)
+        info.update(body.info(position, velocity))
+        info["success"] = outcome.success
+
+        diverged = body.diverged
+        self.all_well = diverged is None
+        if mask is not None or diverged is not None:
+            ended = np.zeros(self.num, dtype=np.bool_) if diverged is None else diverged
+            # What did not advance stays as it is; what diverged ends with its last sound observation.
+            still = ended if mask is None else ended | ~mask
+            diverged = ended if mask is None else ended & mask
+            observation[still] = self.observation[still]
+            position[still] = self._position[still]
+            resting = body.info(position, np.zeros_like(velocity))
+            for name, values in info.items():
+                values[still] = resting[name][still] if name in resting else 0
+        reward = terms[0] + terms[1] if len(terms) > 1 else terms[0].copy()
+        for term in terms[2:]:
+            reward += term
+        terminated = np.zeros(self.num, dtype=np.bool_) if diverged is None else diverged
+        info["diverged"] = terminated.copy()
+        info["task_id"] = self._task_ids.copy()
+        self.observation = observation
+        self._position = position
+        return reward, terminated, info
+
+    def reset_info(self) -> Info:
+        """Returns the info of simulations that were just reset: no reward, no success, where they are."""
+        position = self.body.position()
+        info: Info = {name: np.zeros(self.num) for name in self.objective.term_names}
+        info |= {name: np.zeros(self.num) for name in self.objective.extra_info}
+        info |= self.body.info(position, np.zeros_like(position))
+        info["success"] = self._never.copy()
+        info["diverged"] = self._never.copy()
+        info["task_id"] = self._task_ids.copy()
+        return info
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns everything that decides what comes next, as arrays and JSON values."""
+        return {
+            "physics": self.body.get_state(),
+            "observation": self.observation.copy(),
+            "elapsed": self.elapsed.copy(),
+            "tasks": [task.to_dict() for task in self._tasks],
+            "generators": [generator.bit_generator.state for generator in self.generators],
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores `get_state`, bit for bit.
+
+        Raises:
+            ValueError: the state is of another family, layout or number of simulations.
+        """
+        physics = np.asarray(state["physics"], dtype=np.float64)
+        observation = np.asarray(state["observation"], dtype=np.float32)
+        expected = self.body.get_state().shape
+        if physics.shape != expected or observation.shape != self.observation.shape:
+            raise ValueError(
+                f"the state does not fit {self.family.id} with {self.num} simulations and these"
+                f" arguments: its physics has shape {physics.shape}, not {expected}, its observation"
+                f" {observation.shape}, not {self.observation.shape}"
+            )
+        tasks = [self.family.resolve_task(task, "train") for task in state["tasks"]]
+        generators = [restored_generator(saved) for saved in state["generators"]]
+        self.set_tasks(self._everyone, tasks)
+        self.body.set_state(physics)
+        self.observation = observation.copy()
+        self.elapsed = np.array(state["elapsed"], dtype=np.int64)
+        self.generators = generators
+        self._position = self.body.position()
+
+    def frame(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Draws one simulation with its task marked, `(height, width, 3)`."""
+        marker = self.objective.marker(
+            self._position[index], self._vectors[index], float(self.elapsed[index]) * self.body.dt
+        )
+        return self.body.frame(index, marker, height, width)
+
+    def close(self) -> None:
+        """Frees the simulations."""
+        self.body.close()

@@ -1,0 +1,214 @@
+"""Distributions of task parameters, as maps from uniform numbers.
+
+A distribution turns uniforms in [0, 1) into parameters, so that one definition serves the frozen tables
+(uniforms from a counter-based generator) and sampling on the fly (uniforms from the caller's generator).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs import schema
+from metarl_envs.schema import SpecError
+
+Array = NDArray[np.float64]
+
+
+class Distribution(ABC):
+    """A distribution of task parameters."""
+
+    uniforms: int
+    """How many uniforms one draw takes."""
+    discrete: bool = False
+    """Whether it has finitely many members, so that splits cannot be disjoint."""
+
+    @abstractmethod
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps uniforms `(n, uniforms)` in [0, 1) to parameters `(n, P)`."""
+
+    @abstractmethod
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which rows of `(n, P)` lie in the support, as `(n,)`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Returns the distribution in a line of mathematics."""
+
+    def sample(self, n: int, rng: np.random.Generator) -> Array:
+        """Draws `n` parameters, `(n, P)`."""
+        return self.from_uniforms(rng.random((n, self.uniforms)))
+
+
+@dataclass(frozen=True)
+class Uniform(Distribution):
+    """Independent uniform numbers, `low <= x < high` per parameter."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def uniforms(self) -> int:  # type: ignore[override]
+        """One per parameter."""
+        return len(self.low)
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, P)` uniforms onto the box."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        return low + u * (high - low)
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which rows lie in the closed box."""
+        inside = (parameters >= np.asarray(self.low)) & (parameters <= np.asarray(self.high))
+        return np.asarray(inside.all(axis=1))
+
+    def describe(self) -> str:
+        """Returns the intervals."""
+        return " × ".join(
+            f"U[{lo:g}, {hi:g}]" for lo, hi in zip(self.low, self.high, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Disc(Distribution):
+    """Points `(x, y)` uniform in area over a disc: angle U[0, 2π), radius R·√U."""
+
+    radius: float
+    uniforms = 2
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, 2)` uniforms (angle, area) onto the disc."""
+        angle, distance = 2.0 * np.pi * u[:, 0], self.radius * np.sqrt(u[:, 1])
+        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which points lie in the closed disc."""
+        return np.asarray(np.hypot(parameters[:, 0], parameters[:, 1]) <= self.radius)
+
+    def describe(self) -> str:
+        """Returns the radius and the law."""
+        return f"uniform in area over the disc of radius {self.radius:g}"
+
+
+@dataclass(frozen=True)
+class Arc(Distribution):
+    """Points `(x, y)` on a circle, the angle uniform between two bounds in radians."""
+
+    radius: float
+    low: float
+    high: float
+    uniforms = 1
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, 1)` uniforms onto the arc."""
+        return self.at(self.low + u[:, 0] * (self.high - self.low))
+
+    def at(self, angle: Array) -> Array:
+        """Returns the points `(n, 2)` at angles `(n,)`."""
+        return np.stack([self.radius * np.cos(angle), self.radius * np.sin(angle)], axis=1)
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which points lie on the arc, up to rounding."""
+        angle = np.arctan2(parameters[:, 1], parameters[:, 0])
+        angle = np.where(angle < self.low - 1e-9, angle + 2.0 * np.pi, angle)
+        distance = np.hypot(parameters[:, 0], parameters[:, 1])
+        on_circle = np.abs(distance - self.radius) <= 1e-9 * self.radius
+        return np.asarray(on_circle & (angle >= self.low - 1e-9) & (angle <= self.high + 1e-9))
+
+    def describe(self) -> str:
+        """Returns radius and angles."""
+        return f"circle of radius {self.radius:g}, angle U[{self.low:.6g}, {self.high:.6g}] rad"
+
+
+@dataclass(frozen=True)
+class Choice(Distribution):
+    """Finitely many equally likely members."""
+
+    values: tuple[tuple[float, ...], ...]
+    uniforms = 1
+    discrete = True
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, 1)` uniforms to members."""
+        # u < 1 in exact arithmetic; the minimum guards the product's rounding.
+        index = np.minimum((u[:, 0] * len(self.values)).astype(np.int64), len(self.values) - 1)
+        return np.asarray(self.values, dtype=np.float64)[index]
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which rows are members."""
+        members = np.asarray(self.values, dtype=np.float64)
+        return np.asarray((parameters[:, None, :] == members[None]).all(axis=2).any(axis=1))
+
+    def describe(self) -> str:
+        """Returns the members."""
+        members = (
+            f"{v[0]:g}" if len(v) == 1 else "(" + ", ".join(f"{x:g}" for x in v) + ")"
+            for v in self.values
+        )
+        return "one of {" + ", ".join(members) + "}"
+
+
+_KINDS: dict[str, dict[str, schema.Key]] = {
+    "uniform": {"low": schema.numbers(), "high": schema.numbers()},
+    "disc": {"radius": schema.number()},
+    "arc": {"radius": schema.number(), "low": schema.number(), "high": schema.number()},
+    "choice": {
+        "values": schema.Key(
+            lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, list) for x in v),
+            "a non-empty list of parameter lists",
+        )
+    },
+}
+
+
+def parse(file: str, where: str, table: Mapping[str, Any], size: int) -> Distribution:
+    """Reads a distribution from its table in a specification.
+
+    Args:
+        file: the file's name, for messages.
+        where: the table's dotted path.
+        table: the table, with a `kind` and that kind's keys.
+        size: the number P of task parameters.
+
+    Returns:
+        The distribution, over P parameters.
+
+    Raises:
+        SpecError: the table is malformed or has another number of parameters.
+    """
+    kind = table.get("kind")
+    if kind not in _KINDS:
+        raise SpecError(f"{file}: {where}.kind must be one of {schema.listed(_KINDS)}, got {kind!r}")
+    schema.check(file, where, table, {"kind": schema.text(), **_KINDS[str(kind)]})
+    result: Distribution
+    if kind == "uniform":
+        low, high = tuple(map(float, table["low"])), tuple(map(float, table["high"]))
+        if len(low) != size or len(high) != size:
+            raise SpecError(f"{file}: {where}.low and .high must have {size} numbers each")
+        if any(lo >= hi for lo, hi in zip(low, high, strict=True)):
+            raise SpecError(f"{file}: {where}.low must be below .high in every element")
+        result = Uniform(low, high)
+    elif kind == "choice":
+        values = tuple(tuple(map(float, v)) for v in table["values"])
+        if any(len(v) != size for v in values):
+            raise SpecError(f"{file}: {where}.values must hold lists of {size} numbers")
+        if len(set(values)) != len(values):
+            raise SpecError(f"{file}: {where}.values must not repeat a member")
+        result = Choice(values)
+    else:
+        if size != 2:
+            raise SpecError(f"{file}: {where}.kind {kind!r} needs two parameters, not {size}")
+        if table["radius"] <= 0:
+            raise SpecError(f"{file}: {where}.radius must be positive")
+        if kind == "disc":
+            result = Disc(float(table["radius"]))
+        else:
+            if not 0 < table["high"] - table["low"] <= 2 * np.pi:
+                raise SpecError(f"{file}: {where}.high - .low must be in (0, 2π]")
+            result = Arc(float(table["radius"]), float(table["low"]), float(table["high"]))
+    return result

@@ -1,0 +1,85 @@
+"""The compiled models as part of a family's frozen definition: their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metarl_envs import tables
+from metarl_envs.specs import Family
+
+if TYPE_CHECKING:
+    import mujoco
+
+# What a model looks like, is named, or is stored in has no part in its motion.
+_APPEARANCE = (
+    "bvh", "cam", "flexvert", "light", "mat", "mesh", "name", "oct", "path", "plugin_attr", "skin",
+    "tex", "text",
+)  # fmt: skip
+_OPTIONS = (
+    "ccd_iterations", "ccd_tolerance", "cone", "density", "enableflags", "gravity", "impratio",
+    "integrator", "iterations", "jacobian", "ls_iterations", "ls_tolerance", "magnetic",
+    "noslip_iterations", "noslip_tolerance", "o_friction", "o_margin", "o_solimp", "o_solref",
+    "solver", "timestep", "tolerance", "viscosity", "wind",
+)  # fmt: skip
+
+_checked: set[str] = set()
+
+
+def mujoco_minor_version() -> str:
+    """Returns the installed MuJoCo's version without its patch number, e.g. `3.17`."""
+    import mujoco
+
+    return ".".join(mujoco.__version__.split(".")[:2])
+
+
+def model_checksum(model: mujoco.MjModel) -> str:
+    """Returns the SHA-256 of everything in a model that its motion depends on.
+
+    Numbers count to float32 precision, so that compilers which differ in the last digits agree.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(dir(model)):
+        if name.startswith(("_", *_APPEARANCE)) or name.endswith("rgba"):
+            continue
+        value = getattr(model, name)
+        if isinstance(value, np.ndarray) and value.size:
+            _add(digest, name, value)
+    for name in _OPTIONS:
+        if hasattr(model.opt, name):
+            _add(digest, f"opt.{name}", np.asarray(getattr(model.opt, name)))
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, name: str, value: np.ndarray) -> None:  # type: ignore[type-arg]
+    # Adding zero makes -0.0 the same as 0.0.
+    numbers = value.astype("<f4") + 0.0 if value.dtype.kind == "f" else value.astype("<i8")
+    digest.update(f"{name}{numbers.shape}".encode())
+    digest.update(numbers.tobytes())
+
+
+def recorded_checksum(family: Family) -> str | None:
+    """Returns the recorded checksum for the installed MuJoCo, or None where none was recorded."""
+    found = tables.checksums()["models"].get(family.id, {}).get(mujoco_minor_version())
+    return None if found is None else str(found)
+
+
+def check_model(family: Family, model: mujoco.MjModel) -> None:
+    """Warns, once per family and process, if its model is not the frozen one.
+
+    For a MuJoCo version that has no recorded checksum there is nothing to compare.
+    """
+    if family.id in _checked:
+        return
+    _checked.add(family.id)
+    recorded = recorded_checksum(family)
+    if recorded is not None and recorded != model_checksum(model):
+        warnings.warn(
+            f"the compiled model of {family.id} is not the frozen one for MuJoCo"
+            f" {mujoco_minor_version()}: an asset has changed, so results do not compare with others'"
+            " (is another version of gymnasium installed?)",
+            stacklevel=2,
+        )

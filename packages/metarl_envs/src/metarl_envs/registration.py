@@ -1,0 +1,26 @@
+"""Registering the families with Gymnasium."""
+
+from __future__ import annotations
+
+import gymnasium
+
+from metarl_envs import tables
+from metarl_envs.specs import read_toml, registered_ids
+
+
+def register_families() -> None:
+    """Registers every family in `tasks_spec/` under its id.
+
+    Only the time limit is read here; the rest of a specification is checked when the family is used.
+    """
+    for family_id in registered_ids():
+        if family_id in gymnasium.registry:
+            continue
+        content = read_toml(tables.spec_directory() / f"{family_id}.toml")
+        gymnasium.register(
+            id=family_id,
+            entry_point="metarl_envs.env:MetaEnv",
+            vector_entry_point="metarl_envs.vector_env:MetaVectorEnv",
+            max_episode_steps=content["horizon"],
+            kwargs={"family": family_id, "split": "train", "task": None, "observe_task": False},
+        )

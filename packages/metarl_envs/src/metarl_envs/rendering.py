@@ -1,0 +1,80 @@
+"""Headless frames of MuJoCo bodies, with the goal drawn."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+_MARKER_RADIUS = 0.25  # m
+_MARKER_COLOUR = np.array([0.15, 0.75, 0.3, 0.6], dtype=np.float32)
+
+_open: weakref.WeakSet[Renderer] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # The OpenGL libraries are gone when the interpreter destroys objects, so contexts are freed first.
+    for renderer in list(_open):
+        renderer.close()
+
+
+class Renderer:
+    """Draws simulations of one model into arrays. Made at the first frame, not with the environment."""
+
+    def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
+        """Opens an off-screen OpenGL context.
+
+        Raises:
+            RuntimeError: no OpenGL is available; the message says what to install or set.
+        """
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+        self.size = (height, width)
+        try:
+            self._renderer = mujoco.Renderer(model, height, width)
+        except Exception as error:
+            raise RuntimeError(
+                "rendering needs OpenGL: install EGL or OSMesa (libegl1 or libosmesa6) and set the"
+                " environment variable MUJOCO_GL to egl or osmesa before mujoco is imported"
+            ) from error
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+        self._camera.trackbodyid = 1
+        self._camera.distance = 5.0
+        self._camera.azimuth, self._camera.elevation = 90.0, -25.0
+        _open.add(self)
+
+    def draw(self, data: mujoco.MjData, goal: NDArray[np.float64] | None) -> NDArray[np.uint8]:
+        """Draws a simulation and marks a point of the floor.
+
+        Args:
+            data: the simulation, forwarded.
+            goal: the point `(2,)`, or None.
+
+        Returns:
+            The frame, `(height, width, 3)`.
+        """
+        self._renderer.update_scene(data, self._camera)
+        if goal is not None:
+            scene = self._renderer.scene
+            if scene.ngeom < scene.maxgeom:
+                mujoco.mjv_initGeom(
+                    scene.geoms[scene.ngeom],
+                    mujoco.mjtGeom.mjGEOM_SPHERE,
+                    np.full(3, _MARKER_RADIUS),
+                    np.array([goal[0], goal[1], 0.0]),
+                    np.eye(3).ravel(),
+                    _MARKER_COLOUR,
+                )
+                scene.ngeom += 1
+        frame: NDArray[np.uint8] = self._renderer.render().copy()
+        return frame
+
+    def close(self) -> None:
+        """Frees the OpenGL context."""
+        _open.discard(self)
+        self._renderer.close()

@@ -1,0 +1,134 @@
+"""Checking the shape of a specification file: which keys it has and what they may hold.
+
+Every message names the file, the key and what is allowed, because the reader is somebody who just wrote
+or edited that file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class SpecError(ValueError):
+    """A specification or a frozen table that cannot be used; the message says where and why."""
+
+
+def suggestion(name: str, allowed: Iterable[str]) -> str:
+    """Returns `"; did you mean 'x'?"` when `name` is close to an allowed one, else an empty string."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Returns names as they stand in an error message: quoted, separated by commas."""
+    return ", ".join(repr(name) for name in names)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a table: a test of its value and the words that describe what passes."""
+
+    accepts: Callable[[Any], bool]
+    allowed: str
+    required: bool = True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def text(required: bool = True) -> Key:
+    """A non-empty string."""
+    return Key(lambda v: isinstance(v, str) and bool(v.strip()), "a non-empty string", required)
+
+
+def integer(minimum: int, required: bool = True) -> Key:
+    """An integer of at least `minimum`."""
+    return Key(
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= minimum,
+        f"an integer of at least {minimum}",
+        required,
+    )
+
+
+def flag(required: bool = True) -> Key:
+    """`true` or `false`."""
+    return Key(lambda v: isinstance(v, bool), "true or false", required)
+
+
+def one_of(names: Iterable[str], required: bool = True) -> Key:
+    """One of the given strings."""
+    names = tuple(names)
+    return Key(lambda v: v in names, f"one of {listed(names)}", required)
+
+
+def texts(required: bool = True) -> Key:
+    """A non-empty list of strings."""
+    return Key(
+        lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, str) for x in v),
+        "a non-empty list of strings",
+        required,
+    )
+
+
+def numbers(required: bool = True) -> Key:
+    """A non-empty list of numbers."""
+    return Key(
+        lambda v: isinstance(v, list) and bool(v) and all(_is_number(x) for x in v),
+        "a non-empty list of numbers",
+        required,
+    )
+
+
+def number(required: bool = True) -> Key:
+    """A number."""
+    return Key(_is_number, "a number", required)
+
+
+def table(required: bool = True) -> Key:
+    """A table of its own, checked separately."""
+    return Key(lambda v: isinstance(v, dict), "a table", required)
+
+
+def tables(required: bool = True) -> Key:
+    """A non-empty list of tables, each checked separately."""
+    return Key(
+        lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, dict) for x in v),
+        "a list of tables",
+        required,
+    )
+
+
+def anything(required: bool = True) -> Key:
+    """Any value TOML can hold."""
+    return Key(lambda _: True, "any value", required)
+
+
+def check(file: str, where: str, value: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
+    """Checks a table against its keys.
+
+    Args:
+        file: the file's name, for the message.
+        where: the dotted path of the table in the file, empty at the top.
+        value: the table.
+        keys: what it may hold.
+
+    Raises:
+        SpecError: a key is unknown, missing, or holds something else than allowed.
+    """
+    prefix = f"{where}." if where else ""
+    for name, content in value.items():
+        key = keys.get(name)
+        if key is None:
+            raise SpecError(
+                f"{file}: {prefix}{name} is not a known key (allowed: {listed(keys)})"
+                + suggestion(name, keys)
+            )
+        if not key.accepts(content):
+            raise SpecError(f"{file}: {prefix}{name} must be {key.allowed}, got {content!r}")
+    for name, key in keys.items():
+        if key.required and name not in value:
+            raise SpecError(f"{file}: {prefix}{name} is missing; it must be {key.allowed}")

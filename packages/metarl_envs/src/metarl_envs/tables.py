@@ -1,0 +1,204 @@
+"""The frozen tables: which tasks a split holds.
+
+A table depends on its specification alone. `derive` computes it, `load` reads the frozen copy and checks
+it against `checksums.json`; a test and `metarl-envs tasks verify` hold the two together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.distributions import Arc, Array, Choice, Uniform
+from metarl_envs.schema import SpecError
+
+if TYPE_CHECKING:
+    from metarl_envs.specs import Family
+
+
+def spec_directory() -> Path:
+    """Returns the folder of the specifications: in the installed package, or in the repository."""
+    packaged = Path(__file__).parent / "tasks_spec"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[4] / "tasks_spec"
+
+
+def _philox_uniforms(key: str, index: int, n: int) -> Array:
+    """Returns `n` uniforms in [0, 1) that depend on nothing but the key and the index.
+
+    Philox is counter-based, so row `index` needs no row before it. The raw 64-bit outputs are used
+    because NumPy guarantees that stream, and not that of `Generator.uniform`; the upper 53 bits make a
+    float64. The index takes the second word of the counter, which leaves 2^64 blocks to each row.
+    """
+    digest = hashlib.sha256(key.encode()).digest()
+    generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=index << 64)
+    raw = np.atleast_1d(np.asarray(generator.random_raw(n), dtype=np.uint64))
+    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _philox(family: Family) -> dict[str, Array]:
+    tables = {}
+    for name, split in family.splits.items():
+        d = split.distribution
+        u = np.stack(
+            [_philox_uniforms(f"{family.id}/{name}", i, d.uniforms) for i in range(split.count)]
+        )
+        tables[name] = d.from_uniforms(u)
+    return tables
+
+
+def _members(family: Family) -> dict[str, Array]:
+    """Every split of a discrete family holds all its members, in their order."""
+    tables = {}
+    for name, split in family.splits.items():
+        if not isinstance(split.distribution, Choice) or split.count != len(
+            split.distribution.values
+        ):
+            raise SpecError(
+                f"{family.id}: the table rule 'members' needs a 'choice' distribution"
+                " with as many values as the split has tasks"
+            )
+        tables[name] = np.asarray(split.distribution.values, dtype=np.float64)
+    return tables
+
+
+def _cut(family: Family, rows: Array) -> dict[str, Array]:
+    """Cuts one list of tasks into the splits, in their order, as the originals do."""
+    tables, start = {}, 0
+    for name, split in family.splits.items():
+        tables[name] = rows[start : start + split.count]
+        start += split.count
+    return tables
+
+
+def _random_state_uniform(family: Family) -> dict[str, Array]:
+    """One draw of NumPy's frozen legacy generator over all splits: the rule of oyster's lists."""
+    box = family.distribution
+    if not isinstance(box, Uniform):
+        raise SpecError(f"{family.id}: this table rule needs a 'uniform' distribution")
+    total = sum(split.count for split in family.splits.values())
+    state = np.random.RandomState(family.table_seed)
+    return _cut(family, state.uniform(box.low, box.high, size=(total, len(box.low))))
+
+
+def _random_state_arc_grid(family: Family) -> dict[str, Array]:
+    """Evenly spaced points of an arc, shuffled by the legacy generator: oyster's sparse points."""
+    arc = family.distribution
+    if not isinstance(arc, Arc):
+        raise SpecError(f"{family.id}: this table rule needs an 'arc' distribution")
+    total = sum(split.count for split in family.splits.values())
+    points = arc.at(np.linspace(arc.low, arc.high, total))
+    np.random.RandomState(family.table_seed).shuffle(points)
+    return _cut(family, points)
+
+
+RULES = {
+    "philox": _philox,
+    "members": _members,
+    "random_state_uniform": _random_state_uniform,
+    "random_state_arc_grid": _random_state_arc_grid,
+}
+"""Rule name of a specification -> the function that derives its tables."""
+
+
+def derive(family: Family) -> dict[str, Array]:
+    """Computes a family's tables from its specification, split name -> `(count, P)`."""
+    return RULES[family.table_rule](family)
+
+
+def checksum(family_id: str, split: str, rows: NDArray[np.float64]) -> str:
+    """Returns the SHA-256 of a table: its name, its shape and its little-endian float64 values."""
+    digest = hashlib.sha256(f"{family_id}/{split}/{rows.shape}".encode())
+    digest.update(np.ascontiguousarray(rows, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def checksums() -> Mapping[str, Any]:
+    """Reads `checksums.json`: `tables` (id -> split -> hash) and `models` (id -> version -> hash)."""
+    result: Mapping[str, Any] = json.loads((spec_directory() / "checksums.json").read_text())
+    return result
+
+
+def load(family: Family) -> dict[str, Array]:
+    """Reads a family's frozen tables and checks them.
+
+    Returns:
+        Split name -> `(count, P)`.
+
+    Raises:
+        SpecError: the file is missing or malformed, has other splits or counts than the specification,
+            or does not have the recorded checksum.
+    """
+    path = spec_directory() / "tables" / f"{family.id}.json"
+    try:
+        content = json.loads(path.read_text())
+        tables = {name: np.array(rows, dtype=np.float64) for name, rows in content.items()}
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path.name}: the frozen table cannot be read: {error}") from error
+    if list(tables) != list(family.splits):
+        raise SpecError(f"{path.name}: holds the splits {list(tables)}, not {list(family.splits)}")
+    recorded = checksums()["tables"].get(family.id, {})
+    for name, rows in tables.items():
+        expected_shape = (family.splits[name].count, len(family.parameter_names))
+        if rows.shape != expected_shape:
+            raise SpecError(f"{path.name}: {name} has shape {rows.shape}, not {expected_shape}")
+        if checksum(family.id, name, rows) != recorded.get(name):
+            raise SpecError(
+                f"{path.name}: the {name} table does not have its recorded checksum, so it is not the"
+                " frozen one; restore tasks_spec/ from the release (`metarl-envs tasks verify` checks)"
+            )
+    return tables
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a file through a temporary one beside it, so that no reader ever sees half of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def freeze(family: Family) -> None:
+    """Writes a new family's tables and their checksums into the specification folder.
+
+    Raises:
+        SpecError: the family is frozen already. Frozen tables never change: another table is another
+            version of the family.
+    """
+    directory = spec_directory()
+    path = directory / "tables" / f"{family.id}.json"
+    if path.exists():
+        raise SpecError(f"{family.id} is frozen already; a changed table needs a new version (-v1)")
+    tables = derive(family)
+    splits = ",\n".join(
+        f' "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows.tolist()) + "\n ]"
+        for name, rows in tables.items()
+    )
+    write_text_atomically(path, "{\n" + splits + "\n}\n")
+    record_checksums(
+        "tables", family.id, {name: checksum(family.id, name, r) for name, r in tables.items()}
+    )
+
+
+def record_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> None:
+    """Adds checksums of a family to `checksums.json`, under `tables` or `models`."""
+    path = spec_directory() / "checksums.json"
+    content = json.loads(path.read_text())
+    content[kind].setdefault(family_id, {}).update(values)
+    content[kind] = dict(sorted(content[kind].items()))
+    write_text_atomically(path, json.dumps(content, indent=1) + "\n")
+    checksums.cache_clear()

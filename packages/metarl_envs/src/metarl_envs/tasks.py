@@ -1,0 +1,71 @@
+"""A task: one member of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OFF_TABLE = -1
+"""The index of a task that was drawn beyond the frozen tables."""
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One member of a family.
+
+    Immutable, hashable, comparable and picklable. Equal tasks have the same family, split, index and
+    parameters.
+
+    Attributes:
+        family: the family's id, e.g. `MetaAnt-Goal-v0`.
+        split: `train`, `test` or `ood`.
+        index: the row in the split's frozen table, or -1 for a task drawn beyond it.
+        parameters: the family's task parameters, in the order of `Family.parameter_names`.
+    """
+
+    family: str
+    split: str
+    index: int
+    parameters: tuple[float, ...]
+
+    @property
+    def vector(self) -> NDArray[np.float64]:
+        """The parameters as a fresh float64 array `(P,)`."""
+        return np.array(self.parameters, dtype=np.float64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the task as plain JSON values; `from_dict` restores it exactly."""
+        return {
+            "family": self.family,
+            "split": self.split,
+            "index": self.index,
+            "parameters": list(self.parameters),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """Restores a task from `to_dict` (also after a trip through JSON).
+
+        Raises:
+            ValueError: a key is missing, unknown, or holds something else than `to_dict` writes.
+        """
+        expected = {"family", "split", "index", "parameters"}
+        if set(values) != expected:
+            raise ValueError(
+                f"a task's dict has exactly the keys {sorted(expected)}, got {sorted(values)}"
+            )
+        try:
+            return cls(
+                family=str(values["family"]),
+                split=str(values["split"]),
+                index=int(values["index"]),
+                parameters=tuple(float(x) for x in values["parameters"]),
+            )
+        except TypeError as error:
+            raise ValueError(
+                "a task's dict holds an integer index and a list of numbers as parameters"
+            ) from error
