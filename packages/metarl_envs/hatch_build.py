@@ -17,9 +17,7 @@ class TaskSpecificationHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Adds the folder to what is built, unless the install is editable."""
         root = Path(self.root)
-        source = next(
-            (p for p in (root / "tasks_spec", root.parents[1] / "tasks_spec") if p.is_dir()), None
-        )
+        source = next((p for p in (root / "tasks_spec", root.parents[1] / "tasks_spec") if p.is_dir()), None)
         if source is None:
             raise FileNotFoundError("tasks_spec/ is neither beside this package nor two levels up")
         if self.target_name == "wheel" and version != "editable":

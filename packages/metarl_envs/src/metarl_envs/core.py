@@ -10,6 +10,8 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from metarl_envs.bodies import body_class
+from metarl_envs.bodies.base import Body
+from metarl_envs.headless import prefer_headless_rendering
 from metarl_envs.objectives import OBJECTIVES, Motion
 from metarl_envs.specs import Family
 from metarl_envs.tasks import Task
@@ -17,6 +19,9 @@ from metarl_envs.tasks import Task
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Info = dict[str, NDArray[Any]]
+
+# The bodies, and MuJoCo with them, are imported when the first simulation is built, which is after this.
+prefer_headless_rendering()
 
 LARGEST = 2e10
 """Bound of every observation: MuJoCo calls a simulation unstable beyond 1e10, and then it ends."""
@@ -36,7 +41,7 @@ def restored_generator(state: Mapping[str, Any]) -> np.random.Generator:
     if state["bit_generator"] != "PCG64":
         raise ValueError("a generator's state must be one of NumPy's PCG64")
     bits = np.random.PCG64(0)
-    bits.state = state
+    bits.state = dict(state)  # type: ignore[assignment]  # NumPy checks it
     return np.random.Generator(bits)
 
 
@@ -82,7 +87,8 @@ class Core:
         }
         for name, value in family.resolve_arguments(arguments).items():
             options[family.arguments[name].of][name] = value
-        self.body = body_class(family.body)(num, num_threads, **options["body"])
+        body: type[Any] = body_class(family.body)
+        self.body: Body = body(num, num_threads, **options["body"])
         if self.body.model is not None:
             from metarl_envs.models import check_model  # the point families need no MuJoCo
 
@@ -279,6 +285,14 @@ class Core:
             self._position[index], self._vectors[index], float(self.elapsed[index]) * self.body.dt
         )
         return self.body.frame(index, marker, height, width)
+
+    def model_checksum(self) -> str | None:
+        """Returns the checksum of the compiled model, or None for a body without one."""
+        if self.body.model is None:
+            return None
+        from metarl_envs.models import model_checksum
+
+        return model_checksum(self.body.model)
 
     def close(self) -> None:
         """Frees the simulations."""

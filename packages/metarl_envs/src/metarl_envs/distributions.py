@@ -60,7 +60,7 @@ class Uniform(Distribution):
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, P)` uniforms onto the box."""
         low, high = np.asarray(self.low), np.asarray(self.high)
-        return low + u * (high - low)
+        return np.asarray(low + u * (high - low))
 
     def contains(self, parameters: Array) -> NDArray[np.bool_]:
         """Returns which rows lie in the closed box."""
@@ -69,9 +69,7 @@ class Uniform(Distribution):
 
     def describe(self) -> str:
         """Returns the intervals."""
-        return " × ".join(
-            f"U[{lo:g}, {hi:g}]" for lo, hi in zip(self.low, self.high, strict=True)
-        )
+        return " × ".join(f"U[{lo:g}, {hi:g}]" for lo, hi in zip(self.low, self.high, strict=True))
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,7 @@ class Choice(Distribution):
     def describe(self) -> str:
         """Returns the members."""
         members = (
-            f"{v[0]:g}" if len(v) == 1 else "(" + ", ".join(f"{x:g}" for x in v) + ")"
-            for v in self.values
+            f"{v[0]:g}" if len(v) == 1 else "(" + ", ".join(f"{x:g}" for x in v) + ")" for v in self.values
         )
         return "one of {" + ", ".join(members) + "}"
 

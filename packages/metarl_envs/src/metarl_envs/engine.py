@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import copy
-import ctypes.util
 import os
-import sys
 import weakref
 from abc import ABC, abstractmethod
 from typing import Any
 
+import mujoco
 import numpy as np
+from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
-
-
-def _prefer_headless_rendering() -> None:
-    """Lets MuJoCo render without a display, where one is absent and the user has not chosen.
-
-    MuJoCo chooses its OpenGL backend when it is imported, and its default needs a display.
-    """
-    if sys.platform != "linux" or "MUJOCO_GL" in os.environ:
-        return
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        return
-    for backend, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
-        if ctypes.util.find_library(library):
-            os.environ["MUJOCO_GL"] = backend
-            return
-
-
-_prefer_headless_rendering()
-
-import mujoco  # noqa: E402
-from mujoco.batch import Batch, SimulationError  # noqa: E402
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -219,7 +198,8 @@ class SingleEngine(Engine):
     def contact_forces(self) -> Array:
         """Computes the wrenches in place."""
         mujoco.mj_rnePostConstraint(self.model, self._data)
-        return self._data.cfrc_ext[None].copy()
+        forces: Array = self._data.cfrc_ext[None].copy()
+        return forces
 
     def data(self, index: int) -> mujoco.MjData:
         """Returns a copy, forwarded."""

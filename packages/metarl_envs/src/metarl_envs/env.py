@@ -60,9 +60,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """
         self.family = find_family(family) if isinstance(family, str) else family
         check_render_mode(render_mode)
-        self._arguments = dict(
-            arguments, split=split, observe_task=observe_task, render_mode=render_mode
-        )
+        self._arguments = dict(arguments, split=split, observe_task=observe_task, render_mode=render_mode)
         self.split = self.family.split(split).name
         self._core = Core(
             self.family,
@@ -121,9 +119,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._ended = False
         return self._core.observation[0].copy(), _first(self._core.reset_info())
 
-    def step(
-        self, action: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Advances by one step; the time limit is the wrapper's.
 
         Args:
@@ -146,7 +142,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._ended = bool(terminated[0])
         return core.observation[0].copy(), float(reward[0]), self._ended, False, _first(info)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Returns a frame `(480, 480, 3)` with the task marked; None without a render mode."""
         check_not_closed(self._closed)
         return None if self.render_mode is None else self._core.frame(0, *FRAME_SIZE)
@@ -156,6 +152,10 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if not self._closed:
             self._closed = True
             self._core.close()
+
+    def model_checksum(self) -> str | None:
+        """Returns the checksum of the compiled model, or None for a family without one."""
+        return self._core.model_checksum()
 
     def get_state(self) -> dict[str, Any]:
         """Returns everything that decides what comes next: physics, clock, task, generator.

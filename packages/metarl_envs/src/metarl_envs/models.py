@@ -54,7 +54,7 @@ def model_checksum(model: mujoco.MjModel) -> str:
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, name: str, value: np.ndarray) -> None:  # type: ignore[type-arg]
+def _add(digest: hashlib._Hash, name: str, value: np.ndarray) -> None:
     # Adding zero makes -0.0 the same as 0.0.
     numbers = value.astype("<f4") + 0.0 if value.dtype.kind == "f" else value.astype("<i8")
     digest.update(f"{name}{numbers.shape}".encode())

@@ -44,7 +44,7 @@ class Renderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
         self._camera.trackbodyid = 1
-        self._camera.distance = 5.0
+        self._camera.distance = 6.0
         self._camera.azimuth, self._camera.elevation = 90.0, -25.0
         _open.add(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -125,16 +125,12 @@ class Family:
     @property
     def task_space(self) -> Box:
         """The smallest box that holds every task of every split, float64 `(P,)`."""
-        return Box(
-            np.array(self.parameter_low), np.array(self.parameter_high), dtype=np.float64
-        )
+        return Box(np.array(self.parameter_low), np.array(self.parameter_high), dtype=np.float64)
 
     @cached_property
     def _tasks(self) -> dict[str, tuple[Task, ...]]:
         return {
-            name: tuple(
-                Task(self.id, name, i, tuple(row)) for i, row in enumerate(rows.tolist())
-            )
+            name: tuple(Task(self.id, name, i, tuple(row)) for i, row in enumerate(rows.tolist()))
             for name, rows in tables.load(self).items()
         }
 
@@ -176,9 +172,7 @@ class Family:
             )
         return tasks[int(index)]
 
-    def sample_tasks(
-        self, n: int, rng: np.random.Generator, split: str = "train"
-    ) -> tuple[Task, ...]:
+    def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> tuple[Task, ...]:
         """Draws tasks beyond the table, from the split's distribution.
 
         Args:
@@ -252,8 +246,7 @@ class Family:
             choices = self.arguments[name].choices
             if value not in choices:
                 raise ValueError(
-                    f"{name} of {self.id} must be one of"
-                    f" {', '.join(map(repr, choices))}, got {value!r}"
+                    f"{name} of {self.id} must be one of {', '.join(map(repr, choices))}, got {value!r}"
                 )
             values[name] = value
         return values
@@ -292,25 +285,19 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
     if rule.startswith("random_state") != (seed is not None):
         raise SpecError(f"{file}: table.seed belongs to the random_state rules, and only to them")
     base = distributions.parse(file, "distribution", content["distribution"], size)
-    schema.check(
-        file, "splits", content["splits"], {s: schema.table(required=s != "ood") for s in SPLITS}
-    )
+    schema.check(file, "splits", content["splits"], {s: schema.table(required=s != "ood") for s in SPLITS})
     splits = {}
     for split in (s for s in SPLITS if s in content["splits"]):
         row = content["splits"][split]
         schema.check(file, f"splits.{split}", row, _SPLIT_KEYS)
         own = row.get("distribution")
         distribution = (
-            base
-            if own is None
-            else distributions.parse(file, f"splits.{split}.distribution", own, size)
+            base if own is None else distributions.parse(file, f"splits.{split}.distribution", own, size)
         )
         splits[split] = Split(split, row["count"], distribution)
     same = content.get("train_equals_test", False)
     if same != (rule == "members"):
-        raise SpecError(
-            f"{file}: train_equals_test must be true exactly when table.rule is 'members'"
-        )
+        raise SpecError(f"{file}: train_equals_test must be true exactly when table.rule is 'members'")
     for key, keys in (("provenance", _PROVENANCE_KEYS), ("history", _HISTORY_KEYS)):
         for i, row in enumerate(content[key]):
             schema.check(file, f"{key}[{i}]", row, keys)
@@ -357,7 +344,7 @@ def registered_ids() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in tables.spec_directory().glob("*.toml")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _family(family_id: str) -> Family:
     return parse(family_id, read_toml(tables.spec_directory() / f"{family_id}.toml"))
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.distributions import Arc, Array, Choice, Uniform
+from metarl_envs.files import atomic_path, readable_json
 from metarl_envs.schema import SpecError
 
 if TYPE_CHECKING:
@@ -48,9 +47,7 @@ def _philox(family: Family) -> dict[str, Array]:
     tables = {}
     for name, split in family.splits.items():
         d = split.distribution
-        u = np.stack(
-            [_philox_uniforms(f"{family.id}/{name}", i, d.uniforms) for i in range(split.count)]
-        )
+        u = np.stack([_philox_uniforms(f"{family.id}/{name}", i, d.uniforms) for i in range(split.count)])
         tables[name] = d.from_uniforms(u)
     return tables
 
@@ -59,9 +56,7 @@ def _members(family: Family) -> dict[str, Array]:
     """Every split of a discrete family holds all its members, in their order."""
     tables = {}
     for name, split in family.splits.items():
-        if not isinstance(split.distribution, Choice) or split.count != len(
-            split.distribution.values
-        ):
+        if not isinstance(split.distribution, Choice) or split.count != len(split.distribution.values):
             raise SpecError(
                 f"{family.id}: the table rule 'members' needs a 'choice' distribution"
                 " with as many values as the split has tasks"
@@ -159,19 +154,6 @@ def load(family: Family) -> dict[str, Array]:
     return tables
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Writes a file through a temporary one beside it, so that no reader ever sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def freeze(family: Family) -> None:
     """Writes a new family's tables and their checksums into the specification folder.
 
@@ -184,14 +166,9 @@ def freeze(family: Family) -> None:
     if path.exists():
         raise SpecError(f"{family.id} is frozen already; a changed table needs a new version (-v1)")
     tables = derive(family)
-    splits = ",\n".join(
-        f' "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows.tolist()) + "\n ]"
-        for name, rows in tables.items()
-    )
-    write_text_atomically(path, "{\n" + splits + "\n}\n")
-    record_checksums(
-        "tables", family.id, {name: checksum(family.id, name, r) for name, r in tables.items()}
-    )
+    with atomic_path(path) as file:
+        file.write_text(readable_json({k: rows.tolist() for k, rows in tables.items()}) + "\n")
+    record_checksums("tables", family.id, {name: checksum(family.id, name, r) for name, r in tables.items()})
 
 
 def record_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> None:
@@ -200,5 +177,6 @@ def record_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> No
     content = json.loads(path.read_text())
     content[kind].setdefault(family_id, {}).update(values)
     content[kind] = dict(sorted(content[kind].items()))
-    write_text_atomically(path, json.dumps(content, indent=1) + "\n")
+    with atomic_path(path) as file:
+        file.write_text(readable_json(content) + "\n")
     checksums.cache_clear()

@@ -55,9 +55,7 @@ class Task:
         """
         expected = {"family", "split", "index", "parameters"}
         if set(values) != expected:
-            raise ValueError(
-                f"a task's dict has exactly the keys {sorted(expected)}, got {sorted(values)}"
-            )
+            raise ValueError(f"a task's dict has exactly the keys {sorted(expected)}, got {sorted(values)}")
         try:
             return cls(
                 family=str(values["family"]),

@@ -186,7 +186,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
 
     # Gymnasium
 
-    def reset(  # type: ignore[override]
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -212,9 +212,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         selected = self._all if mask is None else self._check_mask("reset_mask", mask)
         task = given.pop("task", None)
         if given:
-            raise ValueError(
-                f"options may hold 'task' and 'reset_mask', got {', '.join(map(repr, given))}"
-            )
+            raise ValueError(f"options may hold 'task' and 'reset_mask', got {', '.join(map(repr, given))}")
         if not selected.any():
             raise ValueError("reset_mask must select at least one simulation")
         if mask is not None and not (self._started | selected).all():
@@ -241,15 +239,13 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
                 raise ValueError(
                     f"a sequence of seeds has one per simulation ({self.num_envs}), got {len(seeds)}"
                 )
-        generators = self._core.generators or [None] * self.num_envs
+        generators: Sequence[np.random.Generator | None] = self._core.generators or [None] * self.num_envs
         self._core.generators = [
-            seeding.np_random(s)[0]
-            if old is None or (s is not None and selected[i])
-            else old
+            seeding.np_random(s)[0] if old is None or (s is not None and selected[i]) else old
             for i, (old, s) in enumerate(zip(generators, seeds, strict=True))
         ]
 
-    def step(  # type: ignore[override]
+    def step(
         self, actions: NDArray[Any], mask: Mask | None = None
     ) -> tuple[NDArray[np.float32], Array, Mask, Mask, Info]:
         """Advances the simulations by one step.
@@ -368,6 +364,10 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         self._core.close()
 
     # State
+
+    def model_checksum(self) -> str | None:
+        """Returns the checksum of the compiled model, or None for a family without one."""
+        return self._core.model_checksum()
 
     def get_state(self) -> dict[str, Any]:
         """Returns everything that decides what comes next: physics, clocks, tasks, generators.

@@ -50,9 +50,7 @@ class Ant(MujocoBody):
         "y_velocity": "finite difference of y over the step, m/s",
     }
 
-    def __init__(
-        self, num: int, num_threads: int, frame_skip: int = 5, contact_terms: bool = False
-    ) -> None:
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 5, contact_terms: bool = False) -> None:
         """Builds the simulations.
 
         Args:
@@ -61,16 +59,14 @@ class Ant(MujocoBody):
             frame_skip: substeps of 0.01 s per step.
             contact_terms: observe the contact forces (84 more numbers) and report them to the objective.
         """
-        super().__init__(
-            _spec().compile(), num, num_threads, frame_skip, contact_forces=contact_terms
-        )
+        super().__init__(_spec().compile(), num, num_threads, frame_skip, contact_forces=contact_terms)
         self.reports_contact_forces = contact_terms
         self._forces = np.zeros((num, self.model.nbody * 6))
 
     @property
     def observations(self) -> tuple[Row, ...]:
         """Positions and velocities; with the contact terms, the clipped wrenches on every body."""
-        rows = (
+        rows: tuple[Row, ...] = (
             Row(3, "world position of the torso", "m"),
             Row(4, "orientation of the torso, quaternion w, x, y, z", "1"),
             Row(8, "joint angles: hip and ankle 1, 2, 3, 4", "rad"),

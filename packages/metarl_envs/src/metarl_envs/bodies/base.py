@@ -120,5 +120,5 @@ class Body(ABC):
             width: in pixels.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most bodies hold nothing
         """Frees what the body holds."""

@@ -40,18 +40,14 @@ class HalfCheetah(MujocoBody):
         Row(1, "torque at the front shin, × 60", "N·m"),
         Row(1, "torque at the front foot, × 30", "N·m"),
     )
-    start_text = (
-        "The model's default pose; every position plus U[-0.1, 0.1], every velocity 0.1 · N(0, 1)."
-    )
+    start_text = "The model's default pose; every position plus U[-0.1, 0.1], every velocity 0.1 · N(0, 1)."
     end_text = "Never, except that a simulation which diverges ends (`info['diverged']`)."
     info_keys = {  # noqa: RUF012
         "x_position": "position of the torso along x after the step, m",
         "x_velocity": "its finite difference over the step, m/s",
     }
 
-    def __init__(
-        self, num: int, num_threads: int, frame_skip: int = 5, observation: str = "compact"
-    ) -> None:
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 5, observation: str = "compact") -> None:
         """Builds the simulations.
 
         Args:
@@ -69,7 +65,7 @@ class HalfCheetah(MujocoBody):
     @property
     def observations(self) -> tuple[Row, ...]:
         """Positions without x, velocities; the legacy layout adds the torso's position."""
-        rows = (
+        rows: tuple[Row, ...] = (
             Row(1, "height of the torso above its default", "m"),
             Row(1, "pitch of the torso", "rad"),
             Row(6, "joint angles: back thigh, shin, foot; front thigh, shin, foot", "rad"),

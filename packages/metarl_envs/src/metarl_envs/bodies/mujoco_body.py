@@ -44,9 +44,7 @@ class MujocoBody(Body):
     ) -> None:
         """Builds the simulations; see `make_engine`."""
         self.num = num
-        self.engine = make_engine(
-            model, num, frame_skip, num_threads, contact_forces=contact_forces
-        )
+        self.engine = make_engine(model, num, frame_skip, num_threads, contact_forces=contact_forces)
         self.dt = float(model.opt.timestep) * frame_skip
         self._renderer: Renderer | None = None
 

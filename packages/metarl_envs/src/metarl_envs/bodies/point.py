@@ -15,7 +15,10 @@ _STEP = 0.1  # the largest displacement per step and axis (oyster: point_robot.p
 class Point(Body):
     """N points in the plane: s ← s + 0.1 · a."""
 
-    actions = (Row(1, "displacement along x, × 0.1", "m"), Row(1, "displacement along y, × 0.1", "m"))
+    actions = (
+        Row(1, "displacement along x, × 0.1", "m"),
+        Row(1, "displacement along y, × 0.1", "m"),
+    )
     end_text = "Never."
     info_keys = {  # noqa: RUF012
         "x_position": "position along x after the step, m",

@@ -1,0 +1,226 @@
+"""The command line `metarl-envs`: families, their pages, their tables, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from metarl_envs import models, tables
+from metarl_envs.files import atomic_path
+from metarl_envs.specs import Family, family, registered_ids
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Meta-reinforcement-learning task families: list, describe, export and draw them.",
+)
+tasks_app = typer.Typer(no_args_is_help=True, help="The frozen task tables.")
+app.add_typer(tasks_app, name="tasks")
+
+FamilyId = Annotated[str, typer.Argument(help="A family's id, e.g. MetaAnt-Goal-v0.", metavar="ID")]
+
+
+class Format(StrEnum):
+    """How tasks are written out."""
+
+    JSON = "json"
+    CSV = "csv"
+
+
+def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; bad input ends in one sentence, not in a traceback.
+
+    Args:
+        application: the commands.
+        arguments: the words after the program's name; None takes the process's.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        status = application(args=arguments, standalone_mode=False)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("aborted", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        # Typer vendors Click, whose usage errors carry their own message and exit status.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        return int(getattr(error, "exit_code", 2))
+    return status if isinstance(status, int) else 0
+
+
+def write_out(text: str, out: Path | None) -> None:
+    """Writes a command's result to a file, or prints it."""
+    if out is None:
+        print(text, end="")
+    else:
+        with atomic_path(out) as file:
+            file.write_text(text)
+
+
+@app.command("list")
+def list_families() -> None:
+    """List all families with their splits and horizons."""
+    rows = [
+        (
+            f.id,
+            " / ".join(f"{s.count} {s.name}" for s in f.splits.values()),
+            str(f.horizon),
+            f.title,
+        )
+        for f in map(family, registered_ids())
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]))
+
+
+@app.command()
+def describe(
+    family_id: FamilyId,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+) -> None:
+    """Print a family's documentation page."""
+    from metarl_envs.page import page
+
+    write_out(page(family(family_id)), out)
+
+
+@app.command()
+def render(
+    family_id: FamilyId,
+    out: Annotated[Path | None, typer.Option(help="The PNG to write (default: ID.png).")] = None,
+    split: Annotated[str, typer.Option(help="The task's split.")] = "test",
+    task: Annotated[int, typer.Option(help="The task's index in the split.")] = 0,
+    steps: Annotated[int, typer.Option(help="Random steps before the picture.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seeds start and actions.")] = 0,
+) -> None:
+    """Draw a family into a PNG, its task marked."""
+    from metarl_envs.env import MetaEnv
+    from metarl_envs.png import write_png
+
+    path = Path(f"{family_id}.png") if out is None else out
+    env = MetaEnv(family_id, split=split, task=task, render_mode="rgb_array")
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed)
+    for _ in range(steps):
+        if env.step(rng.uniform(-1.0, 1.0, env.action_space.shape))[2]:
+            break
+    frame = env.render()
+    if frame is None:  # a render mode was given
+        raise RuntimeError("no frame was drawn")
+    write_png(path, frame)
+    env.close()
+    print(path)
+
+
+def problems(f: Family) -> list[str]:
+    """Returns what is wrong with a family's frozen parts; empty when they hold."""
+    found = []
+    for name, rows in tables.load(f).items():
+        derived = tables.derive(f)[name]
+        # Sines and cosines may differ between machines in the last digit; the checksum, which load()
+        # has compared, guards the digits.
+        if not np.allclose(rows, derived, rtol=0.0, atol=1e-12):
+            found.append(f"the {name} table is not what the specification derives")
+        if not f.splits[name].distribution.contains(rows).all():
+            found.append(f"the {name} table has tasks outside its distribution")
+    train = {task.parameters for task in f.tasks("train")}
+    for name in f.splits:
+        if name != "train" and not f.train_equals_test:
+            shared = train & {task.parameters for task in f.tasks(name)}
+            if shared:
+                found.append(f"train and {name} share {len(shared)} tasks")
+    return found + _model_problems(f)
+
+
+def _model_problems(f: Family) -> list[str]:
+    from metarl_envs.page import build_core
+
+    core = build_core(f)
+    model = core.body.model
+    recorded = models.recorded_checksum(f)
+    if model is not None and recorded not in (None, models.model_checksum(model)):
+        return [f"the compiled model is not the one recorded for MuJoCo {models.mujoco_minor_version()}"]
+    return []
+
+
+@tasks_app.command()
+def verify(
+    ids: Annotated[list[str] | None, typer.Argument(help="Families (default: all).")] = None,
+) -> None:
+    """Derive every table again and compare it with the frozen one; check the models."""
+    failed = False
+    for family_id in ids or registered_ids():
+        try:
+            found = problems(family(family_id))
+        except ValueError as error:
+            found = [str(error)]
+        print(f"{family_id}: {'; '.join(found) if found else 'ok'}")
+        failed |= bool(found)
+    if failed:
+        raise typer.Exit(1)
+
+
+@tasks_app.command()
+def export(
+    family_id: FamilyId,
+    split: Annotated[str, typer.Option(help="train, test or ood.")] = "test",
+    format: Annotated[Format, typer.Option(help="json or csv.")] = Format.JSON,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+) -> None:
+    """Write a split's tasks as JSON or CSV."""
+    f = family(family_id)
+    tasks = f.tasks(split)
+    if format is Format.JSON:
+        content: dict[str, Any] = {
+            "family": f.id,
+            "split": split,
+            "parameters": list(f.parameter_names),
+            "units": list(f.parameter_units),
+            "sha256": tables.checksums()["tables"][f.id][split],
+            "tasks": [list(task.parameters) for task in tasks],
+        }
+        write_out(json.dumps(content, indent=1) + "\n", out)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", *f.parameter_names])
+    writer.writerows([task.index, *map(repr, task.parameters)] for task in tasks)
+    write_out(text.getvalue(), out)
+
+
+@tasks_app.command()
+def freeze(family_id: FamilyId) -> None:
+    """Freeze a new family: write its tables and record its checksums."""
+    from metarl_envs.page import build_core
+
+    f = family(family_id)
+    tables.freeze(f)
+    model = build_core(f).body.model
+    if model is not None:
+        tables.record_checksums("models", f.id, {models.mujoco_minor_version(): models.model_checksum(model)})
+    print(f"{f.id}: frozen")
+
+
+def main() -> None:
+    """Runs the command line."""
+    sys.exit(run(app))

@@ -1,0 +1,66 @@
+"""Evaluation that knows no agent library: protocols, the trial loop, statistics, report, plot.
+
+from metarl_envs.evaluation import PROTOCOLS, evaluate, plot_adaptation
+
+report = evaluate(my_agent, "MetaPoint-Goal-v0", PROTOCOLS["pearl"])
+print(report.summary())
+report.to_json("result.json")
+plot_adaptation(report, "result.png")
+"""
+
+from metarl_envs.evaluation.agents import (
+    Agent,
+    RandomAgent,
+    ScriptedOracle,
+    Transition,
+    Trial,
+    ZeroAgent,
+    register_scripted_oracle,
+    scripted_oracle,
+)
+from metarl_envs.evaluation.plot import plot_adaptation
+from metarl_envs.evaluation.protocol import PROTOCOLS, Protocol
+from metarl_envs.evaluation.provenance import Provenance
+from metarl_envs.evaluation.report import Report
+from metarl_envs.evaluation.runner import evaluate, reference_reports
+from metarl_envs.evaluation.statistics import (
+    Interval,
+    iqm,
+    normalised,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+    stratified_bootstrap_interval,
+    task_bootstrap_interval,
+)
+from metarl_envs.evaluation.summary import AdaptationCurve, Estimate, Summary, adaptation_curve
+
+__all__ = [
+    "PROTOCOLS",
+    "AdaptationCurve",
+    "Agent",
+    "Estimate",
+    "Interval",
+    "Protocol",
+    "Provenance",
+    "RandomAgent",
+    "Report",
+    "ScriptedOracle",
+    "Summary",
+    "Transition",
+    "Trial",
+    "ZeroAgent",
+    "adaptation_curve",
+    "evaluate",
+    "iqm",
+    "normalised",
+    "performance_profile",
+    "plot_adaptation",
+    "probability_of_improvement",
+    "reference_reports",
+    "register_scripted_oracle",
+    "scripted_oracle",
+    "stratified_bootstrap",
+    "stratified_bootstrap_interval",
+    "task_bootstrap_interval",
+]

@@ -1,0 +1,185 @@
+"""Adaptation curves as a PNG. Needs the extra ``metarl-envs[plot]``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.evaluation.report import Report
+from metarl_envs.evaluation.statistics import iqm
+from metarl_envs.evaluation.summary import AdaptationCurve, adaptation_curve
+from metarl_envs.files import atomic_path
+
+# Okabe and Ito's colours, which stay apart under every common colour blindness.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_INK, _FAINT = "#333333", "#8A8A8A"
+_LABELS = {
+    "return": "return",
+    "length": "episode length (steps)",
+    "success_once": "success rate (at any step)",
+    "success_at_end": "success rate (at the end)",
+}
+_MAX_MARKERS = 25
+# Height of a line of text as a fraction of the height of the plot.
+_LABEL_HEIGHT = 0.045
+
+
+def plot_adaptation(
+    reports: Report | Sequence[Report],
+    path: str | os.PathLike[str],
+    *,
+    metric: str = "return",
+    title: str | None = None,
+    confidence: float = 0.95,
+) -> None:
+    """Draw one or more reports' adaptation curves with intervals and references.
+
+    The line is the IQM over runs and tasks (the mean for success), the shade its bootstrap
+    interval; filled markers are scored episodes, hollow ones adaptation. Dashed lines are the
+    references' scores, drawn for the return only.
+
+    Args:
+        reports: Reports on one split of one family.
+        path: PNG file to write, whole or not at all.
+        metric: As in `Report.metric`.
+        title: Heading; family and split by default.
+        confidence: Probability mass of the intervals.
+
+    Raises:
+        ValueError: If there is no report, or they are of different families or splits.
+        ImportError: If matplotlib is not installed.
+    """
+    reports = [reports] if isinstance(reports, Report) else list(reports)
+    origins = {(report.family, report.protocol.split) for report in reports}
+    if len(origins) != 1:
+        raise ValueError(
+            f"reports in one plot must be of one family and split, got {sorted(origins) or 'none'}"
+        )
+    try:
+        # The object interface: pyplot would keep the figure and pick a backend for the process.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "plots need matplotlib; install the extra with: pip install 'metarl-envs[plot]'"
+        ) from error
+
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    rng = np.random.default_rng(0)
+    curves = [adaptation_curve(r, metric, confidence=confidence, rng=rng) for r in reports]
+    for number, (report, curve) in enumerate(zip(reports, curves, strict=True)):
+        _draw_curve(axes, report, curve, _COLOURS[number % len(_COLOURS)], number)
+    if metric == "return":
+        _draw_references(axes, reports)
+    _dress(figure, axes, reports, curves, metric, title, confidence)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=160)
+
+
+def _draw_curve(axes: Any, report: Report, curve: AdaptationCurve, colour: str, number: int) -> None:
+    x = _seen(curve)
+    axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+    if len(x) == 1:
+        # A lone point has no area to shade.
+        axes.errorbar(
+            x,
+            curve.estimate,
+            [curve.estimate - curve.low, curve.high - curve.estimate],
+            color=colour,
+            capsize=4,
+            linewidth=1.5,
+        )
+    axes.plot(x, curve.estimate, color=colour, linewidth=2, label=report.agent, zorder=3 + number)
+    scored = curve.first_episode > report.protocol.adaptation_episodes
+    shown = scored | (len(x) <= _MAX_MARKERS)
+    for mask, face in ((shown & ~scored, "white"), (scored, colour)):
+        axes.plot(
+            x[mask],
+            curve.estimate[mask],
+            "o",
+            markersize=6,
+            markerfacecolor=face,
+            markeredgecolor=colour,
+            markeredgewidth=1.5,
+            zorder=3.5 + number,
+        )
+
+
+def _draw_references(axes: Any, reports: Sequence[Report]) -> None:
+    references = {name: s for report in reversed(reports) for name, s in report.references.items()}
+    levels = {name: iqm(scores) for name, scores in references.items()}
+    for level in levels.values():
+        axes.axhline(level, color=_FAINT, linestyle=(0, (5, 4)), linewidth=1.2, zorder=1)
+    # Lines too close for a label each share one, the upper line's name first.
+    bottom, top = axes.get_ylim()
+    labels: list[tuple[float, str]] = []
+    for name in sorted(levels, key=lambda name: -levels[name]):
+        if labels and labels[-1][0] - levels[name] < _LABEL_HEIGHT * (top - bottom):
+            labels[-1] = (labels[-1][0], f"{labels[-1][1]},\n{name}")
+        else:
+            labels.append((levels[name], name))
+    for level, text in labels:
+        axes.annotate(
+            text,
+            (1.0, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=_FAINT,
+            fontsize=9,
+        )
+
+
+def _dress(
+    figure: Any,
+    axes: Any,
+    reports: Sequence[Report],
+    curves: Sequence[AdaptationCurve],
+    metric: str,
+    title: str | None,
+    confidence: float,
+) -> None:
+    first = reports[0]
+    runs, tasks = zip(*(report.scores.shape for report in reports), strict=True)
+    axes.set_title(title or f"{first.family} · {first.protocol.split}", loc="left", color=_INK, fontsize=12)
+    axes.set_xlabel("episodes of the task seen before", color=_INK)
+    axes.set_ylabel(f"{_LABELS.get(metric, metric)}, {curves[0].statistic}", color=_INK)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if all(len(curve.estimate) == 1 for curve in curves):
+        axes.set_xlim(-0.6, 0.6)  # around the one point of each
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_FAINT)
+    axes.tick_params(colors=_INK, labelsize=9)
+    handles = [handle for handle in axes.get_lines() if not handle.get_label().startswith("_")]
+    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=_INK)
+    methods = sorted({curve.interval for curve in curves})
+    figure.supxlabel(
+        f"{_count(tasks, 'task')}, {_count(runs, 'run')}. {confidence:.0%} interval: "
+        f"{'; '.join(methods)}. Filled markers: scored.",
+        x=0.01,
+        ha="left",
+        color=_FAINT,
+        fontsize=8,
+    )
+
+
+def _seen(curve: AdaptationCurve) -> NDArray[np.int64]:
+    # Of a batch of episodes under one policy, what counts is how many came before the batch.
+    return curve.first_episode - 1
+
+
+def _count(numbers: Sequence[int], noun: str) -> str:
+    low, high = min(numbers), max(numbers)
+    text = f"{low}" if low == high else f"{low} to {high}"
+    return f"{text} {noun}" + ("" if high == 1 else "s")

@@ -1,0 +1,208 @@
+"""Evaluation protocols as data: what an agent may see of a task before its score counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a trial runs and which of its episodes are scored.
+
+    A trial is `adaptation_episodes` and then `scored_episodes` consecutive episodes of one task.
+    The agent observes all of them; the score is the mean return of the scored ones.
+
+    Attributes:
+        split: Name of the family's split whose tasks are evaluated.
+        adaptation_episodes: Episodes before the scored ones, 0 or more.
+        scored_episodes: Episodes at the end of the trial whose returns are averaged, 1 or more.
+        deterministic: Whether scored episodes are acted without exploration noise. How an agent
+            explores in the adaptation episodes is part of its own method.
+        seeds: One whole trial of every task is run per seed. A seed fixes the start states and
+            `Trial.seed`, from which an agent draws everything that is random in it.
+        episodes_per_update: Episodes collected under one policy between two updates of methods that
+            adapt in batches; a divisor of `adaptation_episodes`.
+        num_tasks: Evaluate the first so many tasks of the split; all of them if `None`.
+        name: What the protocol is called in tables and plots.
+        source: Where the numbers come from and what had to be decided.
+
+    Raises:
+        ValueError: If a value is not allowed; the message says what is.
+    """
+
+    split: str = "test"
+    adaptation_episodes: int = 2
+    scored_episodes: int = 1
+    deterministic: bool = True
+    seeds: tuple[int, ...] = (0,)
+    episodes_per_update: int = 1
+    num_tasks: int | None = None
+    name: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("split", "name", "source"):
+            if not isinstance(getattr(self, field), str):
+                raise ValueError(f"{field} must be a string, got {getattr(self, field)!r}")
+        if not self.split:
+            raise ValueError("split must name one of the family's splits, got an empty string")
+        if not isinstance(self.deterministic, bool):
+            raise ValueError(f"deterministic must be True or False, got {self.deterministic!r}")
+        self._set_integer("adaptation_episodes", 0)
+        self._set_integer("scored_episodes", 1)
+        self._set_integer("episodes_per_update", 1)
+        if self.num_tasks is not None:
+            self._set_integer("num_tasks", 1)
+        if self.adaptation_episodes % self.episodes_per_update:
+            raise ValueError(
+                "adaptation_episodes must be a multiple of episodes_per_update, got "
+                f"{self.adaptation_episodes} and {self.episodes_per_update}"
+            )
+        given: Any = self.seeds  # what it should be is what is checked here
+        if isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
+            raise ValueError(f"seeds must be a sequence of integers, got {given!r}")
+        seeds = tuple(_integer("seeds", seed, 0) for seed in given)
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds must be one or more different integers, got {given!r}")
+        object.__setattr__(self, "seeds", seeds)
+
+    def _set_integer(self, field: str, least: int) -> None:
+        # Also turns NumPy integers, which JSON would refuse, into Python's.
+        object.__setattr__(self, field, _integer(field, getattr(self, field), least))
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes of one trial."""
+        return self.adaptation_episodes + self.scored_episodes
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return {**dataclasses.asdict(self), "seeds": list(self.seeds)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
+        """The protocol that `to_dict` described; fields left out take their defaults.
+
+        Raises:
+            ValueError: If a key is unknown or a value is not allowed.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"unknown protocol fields {', '.join(unknown)}; the fields are {', '.join(sorted(known))}"
+            )
+        return cls(**values)
+
+
+def _integer(field: str, value: Any, least: int) -> int:
+    try:
+        # A bool is an index to Python; as a count it is a mistake.
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{field} must hold integers of at least {least}, got {value!r}")
+    return number
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="pearl",
+            adaptation_episodes=2,
+            scored_episodes=1,
+            deterministic=True,
+            source=(
+                "Rakelly et al. 2019 and its released code: 600 steps of horizon 200, the first "
+                "two episodes with z from the prior, the return of the third is reported. Repeats "
+                "(num_evals 1, 2 or 4 by environment) are seeds here."
+            ),
+        ),
+        Protocol(
+            name="mql",
+            adaptation_episodes=1,
+            scored_episodes=2,
+            deterministic=True,
+            source=(
+                "Fakoor et al. 2020 and its released code: one deterministic episode of 200 steps "
+                "for adaptation, then num_evals episodes are averaged, 2 in general and 4 on the "
+                "direction families."
+            ),
+        ),
+        Protocol(
+            name="maml",
+            adaptation_episodes=60,
+            scored_episodes=20,
+            deterministic=False,
+            episodes_per_update=20,
+            source=(
+                "Finn et al. 2017 and its released code: 20 rollouts per gradient step, up to 3 "
+                "steps, returns of fresh rollouts afterwards. The curve holds 0, 1, 2 and 3 steps."
+            ),
+        ),
+        Protocol(
+            name="promp",
+            adaptation_episodes=20,
+            scored_episodes=20,
+            deterministic=False,
+            episodes_per_update=20,
+            source=(
+                "Rothfuss et al. 2019 and its released code: one inner step of 20 rollouts (2 "
+                "steps on Ant-Goal, 3 on the point mass with momentum)."
+            ),
+        ),
+        Protocol(
+            name="rl2",
+            adaptation_episodes=1,
+            scored_episodes=1,
+            deterministic=False,
+            source=(
+                "Duan et al. 2016 in the settings that the PEARL paper compares with: trials of 2 "
+                "episodes of 200 steps, sampled actions, hidden state kept across them, the last "
+                "episode reported."
+            ),
+        ),
+        Protocol(
+            name="tesp",
+            adaptation_episodes=100,
+            scored_episodes=25,
+            deterministic=False,
+            episodes_per_update=25,
+            source=(
+                "Lan et al. 2019 and its released code: a warm-up batch for the episode buffer and "
+                "3 fast updates, each of 25 rollouts, then a fresh batch is reported. Methods "
+                "without the warm-up batch have had their 3 fast updates after 75 episodes."
+            ),
+        ),
+        Protocol(
+            name="iwpa",
+            adaptation_episodes=37,
+            scored_episodes=3,
+            deterministic=False,
+            seeds=(0, 1, 2),
+            source=(
+                "Importance weighted policy adaptation: returns along tens of episodes, averaged "
+                "over the last 3, 3 seeds, softmax acting. The paper shows curves and gives no "
+                "number of episodes; 40 is this project's choice."
+            ),
+        ),
+        Protocol(
+            name="slbo",
+            adaptation_episodes=80,
+            scored_episodes=20,
+            deterministic=False,
+            episodes_per_update=20,
+            source=(
+                "Landolfi et al. 2019, appendix and code: 4 stages of 4000 samples, 20 episodes of "
+                "200 steps each (8000 on Ant and Humanoid), scored on new rollouts. The paper also "
+                "scores new rollouts between stages; here the curve shows the stages' own "
+                "episodes, exploration noise included."
+            ),
+        ),
+    )
+}

@@ -1,0 +1,232 @@
+"""The result of an evaluation, with everything needed to read and to repeat it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.evaluation.protocol import Protocol
+from metarl_envs.evaluation.provenance import Provenance
+from metarl_envs.evaluation.statistics import normalised
+from metarl_envs.files import atomic_path, readable_json
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation.summary import Summary
+
+_FORMAT = "metarl-envs report 1"
+_PER_EPISODE = {
+    "returns": np.float64,
+    "lengths": np.int64,
+    "success_once": np.bool_,
+    "success_at_end": np.bool_,
+    "terminated": np.bool_,
+    "diverged": np.bool_,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Every episode of an evaluation. Arrays are (R seeds, T tasks, K episodes of the trial).
+
+    Attributes:
+        agent: Name of the agent.
+        family: Id of the family.
+        protocol: What was run.
+        tasks: Each task as a dict, in the order of the arrays' second axis.
+        returns: Undiscounted returns.
+        reward_terms: The part of the return that each term of the reward has, by ``reward_<term>``.
+        lengths: Steps until the episode ended.
+        success_once: Whether any step was a success.
+        success_at_end: Whether the last step was.
+        terminated: Whether the episode ended otherwise than by the time limit.
+        diverged: Whether it ended because its simulation diverged.
+        provenance: Checksums, versions, arguments and the command line.
+        wall_time: Seconds that the evaluation took.
+        references: Scores (R, T) of reference agents on the same tasks, by name.
+
+    Raises:
+        ValueError: If an array is not of the shape that the protocol and the tasks give.
+    """
+
+    agent: str
+    family: str
+    protocol: Protocol
+    tasks: tuple[dict[str, Any], ...]
+    returns: NDArray[np.float64]
+    reward_terms: Mapping[str, NDArray[np.float64]]
+    lengths: NDArray[np.int64]
+    success_once: NDArray[np.bool_]
+    success_at_end: NDArray[np.bool_]
+    terminated: NDArray[np.bool_]
+    diverged: NDArray[np.bool_]
+    provenance: Provenance
+    wall_time: float
+    references: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        per_task = (len(self.protocol.seeds), len(self.tasks))
+        per_episode = (*per_task, self.protocol.num_episodes)
+        checks: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [
+            (name, getattr(self, name), per_episode) for name in _PER_EPISODE
+        ]
+        checks += [(name, array, per_episode) for name, array in self.reward_terms.items()]
+        checks += [(f"reference {n}", array, per_task) for n, array in self.references.items()]
+        for name, array, shape in checks:
+            if array.shape != shape:
+                raise ValueError(f"{name} of a report must have shape {shape}, got {array.shape}")
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Mean return over the scored episodes (R, T)."""
+        return self.scored("return")
+
+    def scored(self, metric: str) -> NDArray[np.float64]:
+        """Mean of a metric over the scored episodes (R, T)."""
+        values = self.metric(metric)[..., self.protocol.adaptation_episodes :]
+        return np.asarray(values.mean(axis=-1), np.float64)
+
+    def metric(self, name: str) -> NDArray[Any]:
+        """A quantity of every episode (R, T, K).
+
+        Args:
+            name: "return", "length", "success_once", "success_at_end", "terminated", "diverged" or
+                a reward term such as "reward_control".
+
+        Raises:
+            ValueError: If there is no such quantity.
+        """
+        known: dict[str, NDArray[Any]] = {
+            "return": self.returns,
+            "length": self.lengths,
+            "success_once": self.success_once,
+            "success_at_end": self.success_at_end,
+            "terminated": self.terminated,
+            "diverged": self.diverged,
+            **self.reward_terms,
+        }
+        if name not in known:
+            raise ValueError(f"metric must be one of {', '.join(known)}, got {name!r}")
+        return known[name]
+
+    def with_references(self, reports: Mapping[str, Report]) -> Report:
+        """This report with the scores of other agents on the same tasks, e.g. of an oracle.
+
+        Args:
+            reports: Reports by name, e.g. what `reference_reports` returns.
+
+        Raises:
+            ValueError: If a reference was not run on the same tasks, seeds and environment.
+        """
+        for name, other in reports.items():
+            for what, mine, its in (
+                ("family", self.family, other.family),
+                ("tasks", self.tasks, other.tasks),
+                ("seeds", self.protocol.seeds, other.protocol.seeds),
+                (
+                    "environment arguments",
+                    self.provenance.env_arguments,
+                    other.provenance.env_arguments,
+                ),
+            ):
+                if mine != its:
+                    raise ValueError(f"reference {name} must have the same {what} as the report it is for")
+        scores = {name: other.scores for name, other in reports.items()}
+        return dataclasses.replace(self, references={**self.references, **scores})
+
+    def normalised_scores(self, low: str = "zero", high: str = "oracle") -> NDArray[np.float64]:
+        """Fraction (R, T) of the gap between two references that each score closes.
+
+        Args:
+            low: Name of the reference that counts as 0. It and `high` are averaged over seeds.
+            high: Name of the reference that counts as 1.
+
+        Raises:
+            ValueError: If a reference is missing, or `high` is not better than `low` on every task.
+        """
+        for name in (low, high):
+            if name not in self.references:
+                raise ValueError(
+                    f"normalised scores need the reference {name!r}; the report has "
+                    f"{', '.join(self.references) or 'none'}"
+                )
+        bottom, top = (self.references[name].mean(axis=0) for name in (low, high))
+        return np.asarray(normalised(self.scores, bottom, top))
+
+    def summary(self, *, repetitions: int = 2000, confidence: float = 0.95) -> Summary:
+        """Adaptation curve, score and references with bootstrap intervals; `str` makes a table.
+
+        The resamples are drawn from a generator of the summary's own with a fixed seed, so the same
+        report always gives the same intervals.
+        """
+        from metarl_envs.evaluation.summary import summarise
+
+        return summarise(self, repetitions=repetitions, confidence=confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return {
+            "format": _FORMAT,
+            "agent": self.agent,
+            "family": self.family,
+            "protocol": self.protocol.to_dict(),
+            "wall_time": self.wall_time,
+            "provenance": self.provenance.to_dict(),
+            "tasks": list(self.tasks),
+            "references": {name: array.tolist() for name, array in self.references.items()},
+            **{name: getattr(self, name).tolist() for name in _PER_EPISODE},
+            "reward_terms": {name: array.tolist() for name, array in self.reward_terms.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+        """The report that `to_dict` described.
+
+        Raises:
+            ValueError: If the values are not a report of this format, or its parts do not fit.
+        """
+        if values.get("format") != _FORMAT:
+            raise ValueError(f"a report has format {_FORMAT!r}, got {values.get('format')!r}")
+        expected = {"format", *(field.name for field in dataclasses.fields(cls))}
+        if odd := sorted(expected ^ set(values)):
+            raise ValueError(f"fields missing from a report, or unknown in it: {', '.join(odd)}")
+
+        def arrays(name: str) -> dict[str, NDArray[np.float64]]:
+            return {key: np.asarray(array, np.float64) for key, array in values[name].items()}
+
+        return cls(
+            agent=values["agent"],
+            family=values["family"],
+            protocol=Protocol.from_dict(values["protocol"]),
+            wall_time=values["wall_time"],
+            provenance=Provenance(**values["provenance"]),
+            tasks=tuple(values["tasks"]),
+            references=arrays("references"),
+            reward_terms=arrays("reward_terms"),
+            **{name: np.asarray(values[name], kind) for name, kind in _PER_EPISODE.items()},
+        )
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as a JSON file, whole or not at all."""
+        text = readable_json(self.to_dict()) + "\n"
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Report:
+        """Read a report that `to_json` wrote.
+
+        Raises:
+            ValueError: If the file does not hold a report.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{os.fspath(path)} does not hold a report: {error}") from error

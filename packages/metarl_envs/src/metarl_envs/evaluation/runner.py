@@ -1,0 +1,211 @@
+"""The trial loop: every task of a split at once, each in its own simulation."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from metarl_envs.evaluation.agents import (
+    Agent,
+    RandomAgent,
+    Trial,
+    ZeroAgent,
+    scripted_oracle,
+)
+from metarl_envs.evaluation.episode import Episode, run_episode
+from metarl_envs.evaluation.protocol import Protocol
+from metarl_envs.evaluation.provenance import Provenance
+from metarl_envs.evaluation.report import Report
+
+# Decided by the protocol and the agent, so not to be given in env_arguments.
+_RESERVED = ("autoreset_mode", "num_envs", "observe_task", "split", "task", "tasks")
+
+
+def evaluate(
+    agent: Agent,
+    family: Any,
+    protocol: Protocol,
+    *,
+    env_arguments: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    agent_name: str | None = None,
+    make_vector_env: Callable[..., Any] | None = None,
+) -> Report:
+    """Run a protocol's trials and report every episode of them.
+
+    A seed gives each simulation a start-state stream of its own and the agent another; task i's
+    streams do not depend on how many tasks or seeds there are.
+
+    Args:
+        agent: Any object with the methods of `Agent`. With the attribute ``observe_task = True`` it
+            gets the task vector appended to its observations.
+        family: A family or its id.
+        protocol: What a trial is.
+        env_arguments: Arguments of the vector environment, as plain JSON values, e.g.
+            ``num_threads`` or the family's own.
+        progress: Called after every episode of all tasks with the number of episodes done and the
+            number there will be.
+        agent_name: Name in the report; the agent's class by default.
+        make_vector_env: Called in place of `MetaVectorEnv`, with the same arguments, e.g. to wrap
+            the environment. What it makes must keep `MetaVectorEnv`'s contract.
+
+    Returns:
+        The report, without references.
+
+    Raises:
+        ValueError: If the family lacks the split or has fewer tasks than the protocol asks for, if
+            an argument is one that the protocol decides or is not JSON, or if the agent's actions
+            have the wrong shape or are not finite.
+    """
+    # Here, because MetaVectorEnv brings MuJoCo along, which reading a report does not need.
+    import metarl_envs
+
+    started = time.perf_counter()
+    family = metarl_envs.family(family) if isinstance(family, str) else family
+    make_vector_env = make_vector_env or metarl_envs.MetaVectorEnv
+    arguments = dict(env_arguments or {})
+    if reserved := sorted(set(arguments) & set(_RESERVED)):
+        raise ValueError(
+            f"env_arguments must not hold {', '.join(reserved)}: the protocol and the agent decide"
+        )
+    tasks = _tasks(family, protocol)
+    observe_task = bool(getattr(agent, "observe_task", False))
+    name = agent_name or type(agent).__name__
+    env = make_vector_env(
+        family,
+        len(tasks),
+        split=protocol.split,
+        tasks=tasks,
+        observe_task=observe_task,
+        autoreset_mode=AutoresetMode.DISABLED,
+        **arguments,
+    )
+    total = len(protocol.seeds) * protocol.num_episodes
+    trials: list[list[Episode]] = []
+    try:
+        provenance = Provenance.collect(
+            family,
+            protocol.split,
+            env_arguments=arguments,
+            observe_task=observe_task,
+            env=env,
+            maker=make_vector_env,
+        )
+        for seed in protocol.seeds:
+            env_seeds, agent_seed = _spread(seed, len(tasks))
+            trial = Trial(
+                num_tasks=len(tasks),
+                observation_space=env.single_observation_space,
+                action_space=env.single_action_space,
+                horizon=arguments.get("max_episode_steps") or family.horizon,
+                adaptation_episodes=protocol.adaptation_episodes,
+                scored_episodes=protocol.scored_episodes,
+                episodes_per_update=protocol.episodes_per_update,
+                deterministic=protocol.deterministic,
+                seed=agent_seed,
+            )
+            agent.begin_trial(trial)
+            trials.append([])
+            for episode in range(protocol.num_episodes):
+                # Seeded once: later episodes of the trial go on in the same streams.
+                start = env.reset(seed=env_seeds) if episode == 0 else env.reset()
+                trials[-1].append(run_episode(env, agent, name, trial, observe_task, *start))
+                agent.end_episode()
+                if progress is not None:
+                    progress((len(trials) - 1) * protocol.num_episodes + episode + 1, total)
+    finally:
+        env.close()
+
+    def collect(pick: Callable[[Episode], NDArray[Any]]) -> NDArray[Any]:
+        rows = np.array([[pick(episode) for episode in episodes] for episodes in trials])
+        return rows.swapaxes(1, 2)  # (R, K, T) -> (R, T, K)
+
+    return Report(
+        agent=name,
+        family=family.id,
+        protocol=protocol,
+        tasks=tuple(task.to_dict() for task in tasks),
+        returns=collect(lambda episode: episode.returns),
+        reward_terms={
+            term: collect(lambda episode, term=term: episode.terms[term])  # type: ignore[misc]
+            for term in trials[0][0].terms
+        },
+        lengths=collect(lambda episode: episode.lengths),
+        success_once=collect(lambda episode: episode.success_once),
+        success_at_end=collect(lambda episode: episode.success_at_end),
+        terminated=collect(lambda episode: episode.terminated),
+        diverged=collect(lambda episode: episode.diverged),
+        provenance=provenance,
+        wall_time=time.perf_counter() - started,
+    )
+
+
+def reference_reports(
+    family: Any,
+    protocol: Protocol,
+    *,
+    env_arguments: Mapping[str, Any] | None = None,
+    make_vector_env: Callable[..., Any] | None = None,
+) -> dict[str, Report]:
+    """Evaluate what needs no learning: "zero", "random" and, where there is one, "oracle".
+
+    References do not adapt, so they run the protocol's scored episodes only.
+
+    Args:
+        family: A family or its id.
+        protocol: The protocol of the reports that the references are for.
+        env_arguments: As in `evaluate`.
+        make_vector_env: As in `evaluate`.
+
+    Returns:
+        A report by name of the reference, to hand to `Report.with_references`.
+
+    Raises:
+        ValueError: As in `evaluate`.
+    """
+    agents: dict[str, Agent | None] = {
+        "zero": ZeroAgent(),
+        "random": RandomAgent(),
+        "oracle": scripted_oracle(family if isinstance(family, str) else family.id),
+    }
+    protocol = dataclasses.replace(protocol, adaptation_episodes=0)
+    return {
+        name: evaluate(
+            agent,
+            family,
+            protocol,
+            env_arguments=env_arguments,
+            agent_name=name,
+            make_vector_env=make_vector_env,
+        )
+        for name, agent in agents.items()
+        if agent is not None
+    }
+
+
+def _tasks(family: Any, protocol: Protocol) -> tuple[Any, ...]:
+    if protocol.split not in family.splits:
+        raise ValueError(f"{family.id} has no split {protocol.split!r}; it has {', '.join(family.splits)}")
+    tasks = tuple(family.tasks(protocol.split))
+    if protocol.num_tasks is not None and protocol.num_tasks > len(tasks):
+        raise ValueError(
+            f"num_tasks must be at most {len(tasks)}, the size of split {protocol.split!r} of "
+            f"{family.id}, got {protocol.num_tasks}"
+        )
+    return tasks[: protocol.num_tasks]
+
+
+def _spread(seed: int, count: int) -> tuple[list[int], int]:
+    """Seeds of the simulations and of the agent.
+
+    Seeding simulation i with ``seed + i``, as Gymnasium spreads a single seed, would give task i
+    of one run the start states of task i + 1 of the run before.
+    """
+    environments, agent = np.random.SeedSequence(seed).spawn(2)
+    return environments.generate_state(count).tolist(), int(agent.generate_state(1)[0])

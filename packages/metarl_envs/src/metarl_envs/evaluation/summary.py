@@ -1,0 +1,254 @@
+"""A report in a few numbers, with intervals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from metarl_envs.evaluation.statistics import (
+    Statistic,
+    iqm,
+    normalised,
+    stratified_bootstrap_interval,
+    task_bootstrap_interval,
+)
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation.report import Report
+
+
+class Estimate(NamedTuple):
+    """A statistic over runs and tasks with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptationCurve:
+    """How a metric goes as a trial proceeds; every array is (P points,).
+
+    Attributes:
+        metric: Name of the metric, as in `Report.metric`.
+        statistic: "IQM", or "mean" for metrics that are yes or no.
+        first_episode: Number of the first episode that a point averages, counted from 1.
+        last_episode: Number of the last one; the same unless a protocol updates in batches.
+        estimate: The statistic over runs and tasks.
+        low: Lower end of its interval.
+        high: Upper end.
+        interval: Which bootstrap gave the interval.
+    """
+
+    metric: str
+    statistic: str
+    first_episode: NDArray[np.int64]
+    last_episode: NDArray[np.int64]
+    estimate: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    interval: str
+
+    def points(self) -> list[Estimate]:
+        """The points one by one."""
+        columns = (self.estimate.tolist(), self.low.tolist(), self.high.tolist())
+        return [Estimate(*numbers) for numbers in zip(*columns, strict=True)]
+
+
+def interval_method(num_runs: int, num_tasks: int) -> str:
+    """Which bootstrap `estimate` uses for a matrix of scores, in words.
+
+    One run cannot be resampled, so its tasks are: the interval then says what other tasks of the
+    distribution might give, and no longer what another run might.
+    """
+    if num_runs > 1:
+        return "bootstrap over runs, stratified by task"
+    if num_tasks > 1:
+        return "bootstrap over tasks, as there is one run only"
+    return "none, as there is one run of one task only"
+
+
+def estimate(
+    scores: ArrayLike,
+    statistic: Statistic = iqm,
+    *,
+    repetitions: int = 2000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+) -> Estimate:
+    """A statistic of scores (R, T) with the interval that `interval_method` names.
+
+    Raises:
+        ValueError: If the scores are empty or not finite, or an argument is out of its range.
+    """
+    matrix = np.asarray(scores, np.float64)
+    bootstrap = stratified_bootstrap_interval if len(matrix) > 1 else task_bootstrap_interval
+    interval = bootstrap(matrix, statistic, repetitions, confidence, rng=rng)
+    return Estimate(float(statistic(matrix, axis=(0, 1))), *interval)
+
+
+def adaptation_curve(
+    report: Report,
+    metric: str = "return",
+    *,
+    group: int | None = None,
+    repetitions: int = 2000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+) -> AdaptationCurve:
+    """A metric along the trial.
+
+    Args:
+        report: The evaluation.
+        metric: As in `Report.metric`.
+        group: Consecutive episodes that are averaged, per run and task, into one point. By default
+            the protocol's `episodes_per_update`, as those episodes are samples of one policy.
+        repetitions: Number of resamples of the bootstrap.
+        confidence: Probability mass of the intervals.
+        rng: Generator that draws the resamples.
+
+    Raises:
+        ValueError: If the metric is unknown or `group` is not positive.
+    """
+    values = report.metric(metric)
+    size = report.protocol.episodes_per_update if group is None else group
+    if size < 1:
+        raise ValueError(f"group must be at least 1 episode, got {size}")
+    runs, tasks, episodes = values.shape
+    # The IQM of yes and no is stuck at 0 or 1 unless a quarter of each is there.
+    binary = values.dtype == np.bool_
+    starts = np.arange(0, episodes, size)
+    points = [
+        estimate(
+            values[..., start : start + size].mean(axis=-1),
+            np.mean if binary else iqm,
+            repetitions=repetitions,
+            confidence=confidence,
+            # The same resamples for every point: equal scores have equal intervals.
+            rng=copy.deepcopy(rng),
+        )
+        for start in starts
+    ]
+    middle, low, high = np.array(points).T
+    return AdaptationCurve(
+        metric=metric,
+        statistic="mean" if binary else "IQM",
+        first_episode=starts + 1,
+        last_episode=np.minimum(starts + size, episodes),
+        estimate=middle,
+        low=low,
+        high=high,
+        interval=interval_method(runs, tasks),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """A report in a few numbers.
+
+    Attributes:
+        title: Agent, family, split and protocol.
+        size: Numbers of tasks, runs and scored episodes, in words.
+        returns: Adaptation curve of the return.
+        success_once: Adaptation curve of success at any step.
+        success_at_end: Adaptation curve of success at the last step.
+        score: IQM over runs and tasks of the score, the mean return of the scored episodes.
+        scored_success_once: Mean over runs, tasks and scored episodes.
+        scored_success_at_end: Mean over runs, tasks and scored episodes.
+        references: IQM of the score of each reference.
+        gap_closed: Fraction of the gap between "zero" and "oracle" that the score closes, all three
+            as IQM; `None` where a reference is missing or the oracle is not better.
+        diverged: Number of episodes whose simulation diverged.
+        confidence: Probability mass of the intervals.
+        interval: Which bootstrap gave them.
+    """
+
+    title: str
+    size: str
+    returns: AdaptationCurve
+    success_once: AdaptationCurve
+    success_at_end: AdaptationCurve
+    score: Estimate
+    scored_success_once: Estimate
+    scored_success_at_end: Estimate
+    references: Mapping[str, float]
+    gap_closed: float | None
+    diverged: int
+    confidence: float
+    interval: str
+
+    def __str__(self) -> str:
+        """A table for terminals."""
+        rows = [("episode", "return (IQM)", "success once", "success at end")]
+        for first, last, value, once, at_end in zip(
+            self.returns.first_episode,
+            self.returns.last_episode,
+            self.returns.points(),
+            self.success_once.points(),
+            self.success_at_end.points(),
+            strict=True,
+        ):
+            label = f"{first}" if first == last else f"{first}-{last}"
+            rows.append((label, f"{value:.4g}", f"{once:.2f}", f"{at_end:.2f}"))
+        once, at_end = self.scored_success_once, self.scored_success_at_end
+        rows.append(("score", f"{self.score:.4g}", f"{once:.2f}", f"{at_end:.2f}"))
+        rows += [(name, f"{value:.4g}", "", "") for name, value in self.references.items()]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        notes = [f"{self.confidence:.0%} intervals: {self.interval}"]
+        if self.gap_closed is not None:
+            notes.append(f"zero-to-oracle gap closed: {self.gap_closed:.0%}")
+        if self.diverged:
+            notes.append(f"diverged episodes: {self.diverged}")
+        return "\n".join([self.title, self.size, "", *lines, "", *notes])
+
+
+def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.95) -> Summary:
+    """The summary of a report; see `Report.summary`."""
+
+    # A fixed generator for every number: the same report gives the same intervals, and a curve's
+    # last point the same as the score where they are the same episodes.
+    def interval(scores: ArrayLike, statistic: Statistic) -> Estimate:
+        rng = np.random.default_rng(0)
+        return estimate(scores, statistic, repetitions=repetitions, confidence=confidence, rng=rng)
+
+    def curve(metric: str) -> AdaptationCurve:
+        rng = np.random.default_rng(0)
+        return adaptation_curve(report, metric, repetitions=repetitions, confidence=confidence, rng=rng)
+
+    protocol, (runs, tasks) = report.protocol, report.scores.shape
+    score = interval(report.scores, iqm)
+    references = {name: float(iqm(scores)) for name, scores in report.references.items()}
+    zero, oracle = references.get("zero"), references.get("oracle")
+    gap = None
+    if zero is not None and oracle is not None and oracle > zero:
+        gap = float(normalised(score.value, zero, oracle))
+    return Summary(
+        title=f"{report.agent} on {report.family} ({protocol.split}), "
+        f"protocol {protocol.name or 'without a name'}",
+        size=f"tasks: {tasks}, runs: {runs}, adaptation episodes: "
+        f"{protocol.adaptation_episodes}, scored episodes: {protocol.scored_episodes}",
+        returns=curve("return"),
+        success_once=curve("success_once"),
+        success_at_end=curve("success_at_end"),
+        score=score,
+        scored_success_once=interval(report.scored("success_once"), np.mean),
+        scored_success_at_end=interval(report.scored("success_at_end"), np.mean),
+        references=references,
+        gap_closed=gap,
+        diverged=int(report.diverged.sum()),
+        confidence=confidence,
+        interval=interval_method(runs, tasks),
+    )

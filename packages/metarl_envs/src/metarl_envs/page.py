@@ -1,0 +1,109 @@
+"""A family's documentation page, made from its specification, its body and its objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from metarl_envs.bodies.base import Row
+from metarl_envs.core import Core
+from metarl_envs.specs import Family
+
+_COMMON_ARGUMENTS = (
+    ("split", "train", "where the default task and task indices are from"),
+    ("task", None, "index into the split, a Task or its dict; None is the first task"),
+    ("observe_task", False, "append the task's parameters to the observation, for oracles"),
+    ("render_mode", None, "None or 'rgb_array'"),
+)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Returns a table in Markdown; vertical bars in cells are escaped."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines)
+
+
+def _spans(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
+    result, start = [], 0
+    for row in rows:
+        end = start + row.size - 1
+        result.append((str(start) if row.size == 1 else f"{start} to {end}", row.what, row.unit))
+        start += row.size
+    return result
+
+
+def build_core(family: Family, **arguments: Any) -> Core:
+    """Returns one simulation of a family's first training task, to ask it about itself."""
+    return Core(
+        family,
+        1,
+        tasks=[family.task("train", 0)],
+        observe_task=False,
+        num_threads=1,
+        arguments=arguments,
+    )
+
+
+def page(family: Family) -> str:
+    """Returns a family's documentation page in Markdown."""
+    core = build_core(family)
+    body, objective = core.body, core.objective
+    splits = [
+        (
+            name,
+            split.count,
+            split.distribution.describe(),
+            "the same tasks as train" if family.train_equals_test and name != "train" else "frozen table",
+        )
+        for name, split in family.splits.items()
+    ]
+    info = [("task_id", "index of the task in its split, -1 for a task beyond the table")]
+    info += [("success", objective.success_text)]
+    info += [("diverged", "the simulation became unstable and its episode ended for that")]
+    info += [(name, "a term of the reward; the terms sum to it") for name in objective.term_names]
+    info += [*objective.extra_info.items(), *body.info_keys.items()]
+    arguments = [(f"`{n}`", f"`{d!r}`", doc) for n, d, doc in _COMMON_ARGUMENTS]
+    arguments += [
+        (f"`{a.name}`", f"`{a.default!r}`", f"{a.doc} ({', '.join(map(repr, a.choices))})")
+        for a in family.arguments.values()
+    ]
+    parameters = zip(
+        family.parameter_names,
+        family.parameter_low,
+        family.parameter_high,
+        family.parameter_units,
+        strict=True,
+    )
+    sections = [
+        f"# {family.id}\n\n**{family.title}**\n\n{family.summary}",
+        f"Horizon {family.horizon} steps of {body.dt:g} s (the limit truncates)."
+        if body.model is not None
+        else f"Horizon {family.horizon} steps (the limit truncates).",
+        "## Actions\n\n"
+        f"`Box(-1, 1, {core.action_space.shape}, float32)`; numbers outside are clipped, and costs"
+        " are charged on the clipped action.\n\n"
+        + markdown_table(("element", "meaning", "unit"), _spans(body.actions)),
+        "## Observations\n\n"
+        f"`Box({core.observation_space.shape}, float32)`, by default:\n\n"
+        + markdown_table(("element", "meaning", "unit"), _spans(body.observations)),
+        f"## Reward\n\n    {objective.formula}\n\nSuccess: {objective.success_text}.",
+        "## Tasks\n\n"
+        + markdown_table(("parameter", "low", "high", "unit"), [tuple(p) for p in parameters])
+        + "\n\n"
+        + markdown_table(("split", "tasks", "distribution", "kept as"), splits),
+        f"## Start\n\n{body.start_text}",
+        f"## End\n\n{body.end_text}",
+        "## Info\n\n" + markdown_table(("key", "meaning"), [(f"`{k}`", v) for k, v in info]),
+        "## Arguments\n\n" + markdown_table(("argument", "default", "meaning"), arguments),
+        "## Provenance\n\n"
+        + markdown_table(
+            ("variant", "same", "differs"),
+            [(p["variant"], p["same"], p["differs"]) for p in family.provenance],
+        ),
+        "## Version history\n\n"
+        + markdown_table(("version", "change"), [(h["version"], h["change"]) for h in family.history]),
+    ]
+    core.close()
+    return "\n\n".join(sections) + "\n"
