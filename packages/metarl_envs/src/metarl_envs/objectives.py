@@ -133,7 +133,7 @@ class Velocity(Objective):
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Compares the velocity with the task's."""
-        error = np.abs(motion.velocity[:, 0] - tasks[:, 0])
+        error = np.abs(motion.velocity[:, :1] - tasks)[:, 0]
         return Outcome(-error, error <= 0.2)
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:

@@ -1,0 +1,37 @@
+# Everything here runs in .venv, which is made on first use. Needs Python 3.11 or later and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+DEMO := runs/demo
+
+.PHONY: demo test check bench docs clean
+
+$(VENV)/.installed: constraints.txt packages/metarl_envs/pyproject.toml packages/metarl_agents/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e "packages/metarl_envs[dev,plot]" -e packages/metarl_agents
+	touch $@
+
+demo: $(VENV)/.installed  ## train a small agent, evaluate it on held-out tasks, write report and plot
+	rm -rf $(DEMO)
+	$(BIN)/metarl train pearl MetaPoint-Goal-v0 --preset fast --seed 0 --out $(DEMO)
+	$(BIN)/metarl evaluate $(DEMO) --split test --protocol pearl --seeds 0,1,2
+	$(BIN)/metarl plot $(DEMO) --out $(DEMO)
+
+test: $(VENV)/.installed  ## all tests but the slow learning checks
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+check: $(VENV)/.installed  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy packages/metarl_envs/src packages/metarl_agents/src
+
+bench: $(VENV)/.installed  ## speed as ratios against references, interleaved
+	cd benchmarks && ../$(BIN)/python environments.py; first=$$?; ../$(BIN)/python agents.py && exit $$first
+
+docs: $(VENV)/.installed  ## regenerate the pages in docs/environments and the tables of the README
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

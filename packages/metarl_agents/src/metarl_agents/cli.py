@@ -1,0 +1,196 @@
+"""The command line `metarl`: the families of `metarl-envs`, and training agents on them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from metarl_agents.registry import AGENTS, find_agent
+from metarl_envs import cli as families
+
+if TYPE_CHECKING:
+    from metarl_agents.run import RunResult
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, evaluate and plot meta-reinforcement-learning agents; list and describe families.",
+)
+
+AgentName = Annotated[str, typer.Argument(help="An agent's name, see `metarl agents`.", metavar="AGENT")]
+RunDirectory = Annotated[Path, typer.Argument(help="A run's directory.", metavar="RUN")]
+Preset = Annotated[str, typer.Option(help="Which tuned values: fast or paper.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a configuration key; may be repeated.", metavar="KEY=VALUE"),
+]
+Device = Annotated[str, typer.Option(help="Where the networks live, e.g. cpu or cuda.")]
+Threads = Annotated[int, typer.Option(help="Threads of PyTorch and of the simulator.", min=1)]
+
+
+@app.command("agents")
+def list_agents() -> None:
+    """List all agents."""
+    width = max(map(len, AGENTS))
+    for entry in AGENTS.values():
+        print(f"{entry.name.ljust(width)}  {entry.title} ({entry.reference})")
+
+
+@app.command()
+def config(
+    agent: AgentName,
+    family_id: families.FamilyId,
+    preset: Preset = "fast",
+    overrides: Overrides = None,
+) -> None:
+    """Print the configuration that a run would have, as TOML, with the meaning of every key."""
+    from metarl_agents.config import load_config, parse_overrides
+    from metarl_agents.config_text import describe_config
+    from metarl_envs import family
+
+    family(family_id)
+    config_class = find_agent(agent).load().config_class
+    chosen = load_config(config_class, agent, family_id, preset, parse_overrides(overrides or []))
+    print(describe_config(chosen), end="")
+
+
+@app.command()
+def train(
+    agent: AgentName,
+    family_id: families.FamilyId,
+    preset: Preset = "fast",
+    seed: Annotated[int, typer.Option(help="Decides every random choice of the run.", min=0)] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Environment steps in place of the preset's.", min=1)
+    ] = None,
+    device: Device = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's directory (default: runs/AGENT/ID/PRESET-SEED)."),
+    ] = None,
+    overrides: Overrides = None,
+    threads: Threads = 1,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Train an agent on a family's training tasks.
+
+    Ctrl-C finishes the iteration, saves a checkpoint and stops; `metarl resume` goes on from there.
+    """
+    from metarl_agents import run
+
+    result = run.train(
+        agent,
+        family_id,
+        preset=preset,
+        seed=seed,
+        steps=steps,
+        device=device,
+        out=out,
+        overrides=overrides or [],
+        progress=progress,
+        threads=threads,
+    )
+    _say_how_it_ended(result)
+
+
+@app.command()
+def resume(
+    run_dir: RunDirectory,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Continue an interrupted run from its newest checkpoint."""
+    from metarl_agents import run
+
+    _say_how_it_ended(run.resume(run_dir, progress=progress))
+
+
+@app.command()
+def evaluate(
+    run_dir: RunDirectory,
+    split: Annotated[str, typer.Option(help="Tasks to evaluate on: train, test or ood.")] = "test",
+    protocol: Annotated[
+        str, typer.Option(help="pearl, mql, maml, promp, rl2, tesp, iwpa or slbo.")
+    ] = "pearl",
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: the protocol's).")
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Evaluate a run's agent on held-out tasks; writes a report (JSON) and a plot (PNG) into the run.
+
+    The references beside it are the zero action, random actions and, where there is one, the scripted
+    oracle, on the same tasks and seeds.
+    """
+    from metarl_agents import run
+
+    chosen = None if seeds is None else _integers("seeds", seeds)
+    report = run.evaluate_run(
+        run_dir, split=split, protocol=protocol, seeds=chosen, device=device, threads=threads
+    )
+    print(report.summary())
+    print(f"written: {run_dir}/report_{split}_{protocol}.json and .png")
+
+
+@app.command()
+def plot(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path(),
+    metric: Annotated[str, typer.Option(help="The metric of the learning curve.")] = "collect/return_mean",
+) -> None:
+    """Plot runs together: the learning curve, and the adaptation curves of their reports."""
+    from metarl_agents.config import ConfigError, unknown
+    from metarl_agents.curves import plot_learning
+    from metarl_agents.metrics import GLOSSARY
+    from metarl_envs.evaluation import Report, plot_adaptation
+
+    if metric not in GLOSSARY:
+        raise ConfigError(unknown("metric", metric, GLOSSARY))
+    learning = out / "learning.png"
+    plot_learning(run_dirs, learning, metric=metric)
+    print(learning)
+    names = sorted({path.name for run_dir in run_dirs for path in run_dir.glob("report_*.json")})
+    for name in names:
+        reports = [Report.from_json(d / name) for d in run_dirs if (d / name).exists()]
+        by_family: dict[str, list[Report]] = {}
+        for report in reports:
+            by_family.setdefault(report.family, []).append(report)
+        for family_id, group in by_family.items():
+            picture = out / f"adaptation_{family_id}_{name.removeprefix('report_').removesuffix('.json')}.png"
+            plot_adaptation(group, picture)
+            print(picture)
+
+
+def _integers(what: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{what} are whole numbers separated by commas, got {text!r}") from error
+
+
+def _say_how_it_ended(result: RunResult) -> None:
+    print(
+        f"{result.env_steps:,} environment steps and {result.gradient_steps:,} gradient steps"
+        f" after {result.iterations} iterations; {result.seconds:.0f} s in this call"
+    )
+    if result.finished:
+        print(f"finished: {result.run_dir}  (next: metarl evaluate {result.run_dir})")
+    else:
+        print(f"stopped: {result.run_dir}  (continue: metarl resume {result.run_dir})")
+        raise typer.Exit(130)
+
+
+# The same families' commands as `metarl-envs` has.
+app.command("list")(families.list_families)
+app.command("describe")(families.describe)
+app.command("render")(families.render)
+app.add_typer(families.tasks_app, name="tasks")
+
+
+def main() -> None:
+    """Runs the command line."""
+    sys.exit(families.run(app))
