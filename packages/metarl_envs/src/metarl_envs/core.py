@@ -32,17 +32,52 @@ def _all_finite(values: NDArray[Any]) -> bool:
     return bool(np.count_nonzero(np.isfinite(values)) == values.size)
 
 
-def restored_generator(state: Mapping[str, Any]) -> np.random.Generator:
+def restored_generator(state: Any) -> np.random.Generator:
     """Returns a generator in a saved state of `generator.bit_generator.state`.
 
     Raises:
         ValueError: the state is not one of NumPy's PCG64, which Gymnasium uses.
     """
-    if state["bit_generator"] != "PCG64":
-        raise ValueError("a generator's state must be one of NumPy's PCG64")
     bits = np.random.PCG64(0)
-    bits.state = dict(state)  # type: ignore[assignment]  # NumPy checks it
+    try:
+        bits.state = state
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("a generator's state must be one of NumPy's PCG64, as saved") from error
     return np.random.Generator(bits)
+
+
+def state_part(state: Mapping[str, Any], key: str) -> Any:
+    """Returns a part of a saved state.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if key not in state:
+        raise ValueError(f"the state lacks {key!r}: it must be one that get_state() returned")
+    return state[key]
+
+
+def state_array(
+    state: Mapping[str, Any], key: str, shape: tuple[int, ...], dtype: type[np.generic], owner: str
+) -> NDArray[Any]:
+    """Returns a copy of an array of a saved state.
+
+    Args:
+        state: the saved state.
+        key: the array's name.
+        shape: what its shape must be.
+        dtype: its type.
+        owner: what the state must fit, for messages.
+
+    Raises:
+        ValueError: it is missing, has another shape, or is not finite.
+    """
+    array = np.array(state_part(state, key), dtype=dtype)
+    if array.shape != shape:
+        raise ValueError(f"the state does not fit {owner}: its {key} has shape {array.shape}, not {shape}")
+    if not _all_finite(array):
+        raise ValueError(f"a state holds finite numbers only, but {key} has NaN or infinity")
+    return array
 
 
 class Core:
@@ -68,6 +103,7 @@ class Core:
         observe_task: bool,
         num_threads: int,
         arguments: Mapping[str, Any],
+        own_arguments: tuple[str, ...] = (),
     ) -> None:
         """Builds the simulations.
 
@@ -78,6 +114,7 @@ class Core:
             observe_task: append the task's parameters to the observation.
             num_threads: threads to step on.
             arguments: the family's own arguments, unknown ones refused.
+            own_arguments: what else the environment on top takes, for the message of that refusal.
         """
         self.family = family
         self.num = num
@@ -85,7 +122,7 @@ class Core:
             "body": dict(family.body_options),
             "objective": dict(family.objective_options),
         }
-        for name, value in family.resolve_arguments(arguments).items():
+        for name, value in family.resolve_arguments(arguments, own_arguments).items():
             options[family.arguments[name].of][name] = value
         body: type[Any] = body_class(family.body)
         self.body: Body = body(num, num_threads, **options["body"])
@@ -170,11 +207,14 @@ class Core:
             ValueError: another shape, not numbers, or not finite.
         """
         try:
-            result = np.asarray(actions, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+            given = np.asarray(actions)
+        except ValueError as error:  # rows of different lengths
             raise ValueError(f"an action is an array of numbers of shape {shape}") from error
-        if result.shape != shape:
-            raise ValueError(f"an action has shape {shape}, got {result.shape}")
+        if given.dtype.kind not in "fiu":
+            raise ValueError(f"an action is an array of numbers of shape {shape}, got {given.dtype}")
+        if given.shape != shape:
+            raise ValueError(f"an action has shape {shape}, got {given.shape}")
+        result = given.astype(np.float64)
         # Most actions come from a bounded policy: one comparison proves them finite and within range.
         if np.count_nonzero(np.abs(result) <= 1.0) == result.size:
             return result
@@ -245,6 +285,11 @@ class Core:
         info["task_id"] = self._task_ids.copy()
         return info
 
+    @property
+    def description(self) -> str:
+        """What a state must fit, for messages."""
+        return f"{self.family.id} with {self.num} simulations and these arguments"
+
     def get_state(self) -> dict[str, Any]:
         """Returns everything that decides what comes next, as arrays and JSON values."""
         return {
@@ -252,30 +297,35 @@ class Core:
             "observation": self.observation.copy(),
             "elapsed": self.elapsed.copy(),
             "tasks": [task.to_dict() for task in self._tasks],
-            "generators": [generator.bit_generator.state for generator in self.generators],
+            "generators": [
+                self.generators[i].bit_generator.state if self.generators else None for i in range(self.num)
+            ],
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores `get_state`, bit for bit.
+        """Restores `get_state`, bit for bit, or changes nothing.
 
         Raises:
-            ValueError: the state is of another family, layout or number of simulations.
+            ValueError: the state is of another family, layout or number of simulations, or damaged.
         """
-        physics = np.asarray(state["physics"], dtype=np.float64)
-        observation = np.asarray(state["observation"], dtype=np.float32)
-        expected = self.body.get_state().shape
-        if physics.shape != expected or observation.shape != self.observation.shape:
+        num, owner = self.num, self.description
+        physics = state_array(state, "physics", self.body.get_state().shape, np.float64, owner)
+        observation = state_array(state, "observation", self.observation.shape, np.float32, owner)
+        elapsed = state_array(state, "elapsed", (num,), np.int64, owner)
+        tasks = [self.family.resolve_task(task, "train") for task in state_part(state, "tasks")]
+        saved = list(state_part(state, "generators"))
+        if len(tasks) != num or len(saved) != num:
             raise ValueError(
-                f"the state does not fit {self.family.id} with {self.num} simulations and these"
-                f" arguments: its physics has shape {physics.shape}, not {expected}, its observation"
-                f" {observation.shape}, not {self.observation.shape}"
+                f"a state of {owner} has a task and a generator for each simulation, got"
+                f" {len(tasks)} and {len(saved)}"
             )
-        tasks = [self.family.resolve_task(task, "train") for task in state["tasks"]]
-        generators = [restored_generator(saved) for saved in state["generators"]]
+        # There are no generators before the first reset.
+        unused = all(one is None for one in saved)
+        generators = [] if unused else [restored_generator(one) for one in saved]
         self.set_tasks(self._everyone, tasks)
         self.body.set_state(physics)
-        self.observation = observation.copy()
-        self.elapsed = np.array(state["elapsed"], dtype=np.int64)
+        self.observation = observation
+        self.elapsed = elapsed
         self.generators = generators
         self._position = self.body.position()
 

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.core import Core, restored_generator
+from metarl_envs.core import Core, restored_generator, state_array, state_part
 from metarl_envs.specs import Family
 from metarl_envs.specs import family as find_family
 from metarl_envs.tasks import Task
@@ -19,6 +19,7 @@ from metarl_envs.vector_env import (
     RENDER_MODES,
     check_not_closed,
     check_render_mode,
+    check_seed,
 )
 
 
@@ -69,6 +70,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             observe_task=observe_task,
             num_threads=1,
             arguments=arguments,
+            own_arguments=("split", "task", "observe_task", "render_mode"),
         )
         self.observation_space = self._core.observation_space
         self.action_space = self._core.action_space
@@ -111,6 +113,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if given:
             raise ValueError(f"options may hold 'task', got {', '.join(map(repr, given))}")
         chosen = None if task is None else self.family.resolve_task(task, self.split)
+        check_seed(seed)
         super().reset(seed=seed)
         if chosen is not None:
             self.set_task(chosen)
@@ -168,6 +171,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             **self._core.get_state(),
             "ended": np.array([self._ended]),
             "np_random": self.np_random.bit_generator.state,
+            "np_random_seed": self._np_random_seed,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -177,9 +181,12 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             ValueError: the state does not fit this environment.
         """
         check_not_closed(self._closed)
+        ended = state_array(state, "ended", (1,), np.bool_, self._core.description)
+        generator = restored_generator(state_part(state, "np_random"))
+        seed = state_part(state, "np_random_seed")
         self._core.set_state(state)
-        self._ended = bool(state["ended"][0])
-        self._np_random = restored_generator(state["np_random"])
+        self._ended = bool(ended[0])
+        self._np_random, self._np_random_seed = generator, seed
         if self._core.generators:
             self._core.generators = [self._np_random]
 

@@ -46,6 +46,19 @@ def build_core(family: Family, **arguments: Any) -> Core:
     )
 
 
+def _further_terms(family: Family, known: Sequence[str]) -> dict[str, str]:
+    """Returns the reward terms that only another choice of an argument brings, and which choice."""
+    found: dict[str, str] = {}
+    for argument in family.arguments.values():
+        for choice in argument.choices:
+            core = build_core(family, **{argument.name: choice})
+            for name in core.objective.term_names:
+                if name not in known:
+                    found[name] = f"`{argument.name}={choice!r}`"
+            core.close()
+    return found
+
+
 def page(family: Family) -> str:
     """Returns a family's documentation page in Markdown."""
     core = build_core(family)
@@ -63,6 +76,10 @@ def page(family: Family) -> str:
     info += [("success", objective.success_text)]
     info += [("diverged", "the simulation became unstable and its episode ended for that")]
     info += [(name, "a term of the reward; the terms sum to it") for name in objective.term_names]
+    info += [
+        (name, f"a term of the reward, with {when}")
+        for name, when in _further_terms(family, objective.term_names).items()
+    ]
     info += [*objective.extra_info.items(), *body.info_keys.items()]
     arguments = [(f"`{n}`", f"`{d!r}`", doc) for n, d, doc in _COMMON_ARGUMENTS]
     arguments += [

@@ -15,9 +15,7 @@ _MARKER_COLOUR = np.array([0.15, 0.75, 0.3, 0.6], dtype=np.float32)
 _open: weakref.WeakSet[Renderer] = weakref.WeakSet()
 
 
-@atexit.register
 def _close_all() -> None:
-    # The OpenGL libraries are gone when the interpreter destroys objects, so contexts are freed first.
     for renderer in list(_open):
         renderer.close()
 
@@ -47,6 +45,10 @@ class Renderer:
         self._camera.distance = 6.0
         self._camera.azimuth, self._camera.elevation = 90.0, -25.0
         _open.add(self)
+        # MuJoCo shuts OpenGL down at exit, by a function that it registers with its first context.
+        # Contexts have to be freed before, so this one goes behind it: the last comes first.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
 
     def draw(self, data: mujoco.MjData, goal: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         """Draws a simulation and marks a point of the floor.

@@ -134,6 +134,12 @@ class Family:
             for name, rows in tables.load(self).items()
         }
 
+    def page(self) -> str:
+        """Returns the family's documentation page in Markdown; it builds a simulation to describe it."""
+        from metarl_envs.page import page  # which needs the bodies, and they MuJoCo
+
+        return page(self)
+
     def split(self, name: str) -> Split:
         """Returns a split.
 
@@ -227,8 +233,12 @@ class Family:
             )
         return task
 
-    def resolve_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve_arguments(self, given: Mapping[str, Any], others: tuple[str, ...] = ()) -> dict[str, Any]:
         """Fills in the defaults of the family's own keyword arguments.
+
+        Args:
+            given: the arguments that were given.
+            others: what else is allowed where they were given, for the message.
 
         Raises:
             TypeError: an argument is unknown.
@@ -237,8 +247,7 @@ class Family:
         values = {name: argument.default for name, argument in self.arguments.items()}
         for name, value in given.items():
             if name not in self.arguments:
-                common = ("split", "task", "observe_task", "render_mode")
-                allowed = (*common, *self.arguments)
+                allowed = (*others, *self.arguments)
                 raise TypeError(
                     f"{self.id} has no argument {name!r} (allowed: {listed(allowed)})"
                     + suggestion(name, allowed)

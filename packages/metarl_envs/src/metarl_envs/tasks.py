@@ -56,14 +56,14 @@ class Task:
         expected = {"family", "split", "index", "parameters"}
         if set(values) != expected:
             raise ValueError(f"a task's dict has exactly the keys {sorted(expected)}, got {sorted(values)}")
-        try:
-            return cls(
-                family=str(values["family"]),
-                split=str(values["split"]),
-                index=int(values["index"]),
-                parameters=tuple(float(x) for x in values["parameters"]),
-            )
-        except TypeError as error:
-            raise ValueError(
-                "a task's dict holds an integer index and a list of numbers as parameters"
-            ) from error
+        index, parameters = values["index"], values["parameters"]
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise ValueError(f"a task's index is an integer, got {index!r}")
+        if not isinstance(parameters, list | tuple) or not all(
+            isinstance(x, int | float) and not isinstance(x, bool) for x in parameters
+        ):
+            raise ValueError(f"a task's parameters are a list of numbers, got {parameters!r}")
+        family, split = values["family"], values["split"]
+        if not isinstance(family, str) or not isinstance(split, str):
+            raise ValueError(f"a task's family and split are strings, got {family!r}, {split!r}")
+        return cls(family, split, index, tuple(float(x) for x in parameters))

@@ -13,7 +13,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from metarl_envs.core import Array, Core, Info, Mask, restored_generator
+from metarl_envs.core import (
+    Array,
+    Core,
+    Info,
+    Mask,
+    restored_generator,
+    state_array,
+    state_part,
+)
+from metarl_envs.schema import listed
 from metarl_envs.specs import Family
 from metarl_envs.specs import family as find_family
 from metarl_envs.tasks import Task
@@ -34,6 +43,28 @@ def check_render_mode(render_mode: str | None) -> None:
     """Raises ValueError for a render mode that does not exist."""
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+
+
+def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """Returns an autoreset mode from itself or its value.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+    if isinstance(mode, AutoresetMode):
+        return mode
+    values = [known.value for known in AutoresetMode]
+    if mode not in values:
+        raise ValueError(f"autoreset_mode must be one of {listed(values)}, got {mode!r}")
+    return AutoresetMode(mode)
+
+
+def check_seed(seed: Any) -> None:
+    """Raises ValueError for what is not a seed: neither None nor a non-negative integer."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"a seed is None or a non-negative integer, got {seed!r}")
 
 
 def check_not_closed(closed: bool) -> None:
@@ -101,16 +132,17 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         if task is not None and tasks is not None:
             raise ValueError("give either task or tasks, not both")
         check_render_mode(render_mode)
-        self._arguments = dict(
-            arguments,
+        self._mode = checked_autoreset_mode(autoreset_mode)
+        own = dict(
             num_envs=num_envs,
             split=split,
             observe_task=observe_task,
             render_mode=render_mode,
             max_episode_steps=limit,
-            autoreset_mode=AutoresetMode(autoreset_mode),
+            autoreset_mode=self._mode,
             num_threads=num_threads,
         )
+        self._arguments = {**arguments, **own}
         self.split = self.family.split(split).name
         table = self.family.tasks(split)
         chosen: Sequence[Task] = [table[i % len(table)] for i in range(num_envs)]
@@ -123,6 +155,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             observe_task=observe_task,
             num_threads=min(threads, num_envs),
             arguments=arguments,
+            own_arguments=(*own, "task", "tasks"),
         )
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -131,7 +164,6 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._action_shape = (num_envs, *(self.single_action_space.shape or ()))
-        self._mode = AutoresetMode(autoreset_mode)
         self.metadata = {
             **self.metadata,
             "autoreset_mode": self._mode,
@@ -229,19 +261,24 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
 
     def _seed(self, seed: int | Sequence[int | None] | None, selected: Mask) -> None:
         """Spreads seeds over the simulations as Gymnasium's vector environments do."""
-        if seed is None or isinstance(seed, int | np.integer):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-            if seed is not None:
-                self._np_random, self._np_random_seed = seeding.np_random(int(seed))
-        else:
+        if isinstance(seed, Sequence | np.ndarray):
             seeds = list(seed)
             if len(seeds) != self.num_envs:
                 raise ValueError(
                     f"a sequence of seeds has one per simulation ({self.num_envs}), got {len(seeds)}"
                 )
+            for one in seeds:
+                check_seed(one)
+        else:
+            check_seed(seed)
+            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+            if seed is not None:
+                self._np_random, self._np_random_seed = seeding.np_random(int(seed))
         generators: Sequence[np.random.Generator | None] = self._core.generators or [None] * self.num_envs
         self._core.generators = [
-            seeding.np_random(s)[0] if old is None or (s is not None and selected[i]) else old
+            seeding.np_random(None if s is None else int(s))[0]
+            if old is None or (s is not None and selected[i])
+            else old
             for i, (old, s) in enumerate(zip(generators, seeds, strict=True))
         ]
 
@@ -382,6 +419,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             "ended": self._ended.copy(),
             "started": self._started.copy(),
             "np_random": self.np_random.bit_generator.state,
+            "np_random_seed": self._np_random_seed,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -391,10 +429,14 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             ValueError: the state does not fit this environment.
         """
         check_not_closed(self.closed)
+        ended = state_array(state, "ended", (self.num_envs,), np.bool_, self._core.description)
+        started = state_array(state, "started", (self.num_envs,), np.bool_, self._core.description)
+        generator = restored_generator(state_part(state, "np_random"))
+        seed = state_part(state, "np_random_seed")
         self._core.set_state(state)
-        self._note_ended(np.array(state["ended"], dtype=np.bool_))
-        self._started = np.array(state["started"], dtype=np.bool_)
-        self._np_random = restored_generator(state["np_random"])
+        self._note_ended(ended)
+        self._started = started
+        self._np_random, self._np_random_seed = generator, seed
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as specification and exact state, because a batch of simulations does not pickle."""
