@@ -1,0 +1,26 @@
+"""Reference meta-reinforcement-learning agents on Tianshou.
+
+Names are imported when first used: `from metarl_agents import PEARL` loads that agent alone.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from metarl_agents.registry import AGENTS, AgentEntry, find_agent
+
+_LAZY = {entry.class_name: entry.class_path.partition(":")[0] for entry in AGENTS.values()} | {
+    name: "metarl_agents.run"
+    for name in ("RunResult", "evaluate_run", "load_agent", "resume", "train")
+}
+
+__all__ = ["AGENTS", "AgentEntry", "find_agent", *sorted(_LAZY)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,203 @@
+"""Oracle: soft actor-critic that observes the task, an upper reference for agents that infer it.
+
+The losses are those of SAC in its V-form (Haarnoja et al. 2018, arXiv:1801.01290) as PEARL uses
+them, over all training tasks at once; the state is the observation with the task vector appended.
+It bounds one shared policy, not policies trained per task.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl_agents.collector import Schedule, Stage
+from metarl_agents.config import OffPolicyConfig
+from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.optimisers import adam
+from metarl_agents.policies import MetaPolicy, TanhGaussianActor
+from metarl_agents.seeding import torch_stream
+from metarl_agents.soft_value import SoftValueNetworks, Transitions
+from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation import Transition, Trial
+
+
+@dataclass(frozen=True)
+class OracleConfig(OffPolicyConfig):
+    """Configuration of the oracle.
+
+    Attributes:
+        steps_per_task: steps collected on each visited task.
+    """
+
+    steps_per_task: int = 1000
+
+
+class OraclePolicy(MetaPolicy):
+    """Actor pi(a|s) over observations that contain the task. Its one conditioning is "task"."""
+
+    def __init__(
+        self,
+        *,
+        actor: TanhGaussianActor,
+        action_space: Box,
+        observation_space: Box,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, generator=generator
+        )
+        self.actor = actor
+
+    def begin_rollouts(
+        self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer
+    ) -> None:
+        """Nothing to prepare: every observation says what the task is."""
+        if conditioning != "task":
+            raise ValueError(f"the oracle acts on the 'task', not on the {conditioning!r}")
+
+    @torch.no_grad()
+    def act(
+        self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool
+    ) -> Tensor:
+        """Actions (R, A)."""
+        return self.actor.act(observations_RO, self.generator, deterministic=deterministic)
+
+
+class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
+    """Task-conditioned soft actor-critic; see the module for the source."""
+
+    config_class: ClassVar[type[OracleConfig]] = OracleConfig
+    observe_task: ClassVar[bool] = True
+    loss_names = ("critic_loss", "value_loss", "actor_loss", "entropy")
+
+    def __init__(
+        self,
+        *,
+        policy: OraclePolicy,
+        networks: SoftValueNetworks,
+        config: OracleConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            meta_batch=config.meta_batch,
+            training_reward=config.training_reward,
+            report_every=config.updates_per_iteration,
+            generator=generator,
+        )
+        self.networks = networks
+        self.config = config
+        factory = adam(config.learning_rate)
+        self.critic_optim = self._create_optimizer(networks.critics, factory)
+        self.value_optim = self._create_optimizer(networks.value, factory)
+        self.actor_optim = self._create_optimizer(policy.actor, factory)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: OracleConfig,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """Networks with fresh weights from the run's seed, on the device."""
+        observations, actions = observation_space.shape[0], action_space.shape[0]
+        weights = torch_stream(seed, "weights")
+        policy = OraclePolicy(
+            actor=TanhGaussianActor(observations, config.hidden, actions, generator=weights),
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=torch_stream(seed, "acting", device),
+        )
+        networks = SoftValueNetworks(
+            observations,
+            actions,
+            config.hidden,
+            tau=config.tau,
+            gamma=config.gamma,
+            reward_scale=config.reward_scale,
+            generator=weights,
+        )
+        return cls(
+            policy=policy.to(device),
+            networks=networks.to(device),
+            config=config,
+            generator=torch_stream(seed, "update", device),
+        )
+
+    @staticmethod
+    def schedule(config: OracleConfig) -> Schedule:
+        """Episodes of the visited tasks, all alike."""
+        return Schedule(
+            initial=(Stage(config.initial_steps, "task", to_context=False),),
+            iteration=(Stage(config.steps_per_task, "task", to_context=False),),
+        )
+
+    def draw(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> Transitions:
+        """Transitions from all data of each task."""
+        return self.transitions(buffer, tasks_T, batch_size)
+
+    def gradient_step(self, data: Transitions) -> dict[str, Tensor]:
+        """One step of every network: critics, value network, its slow copy, actor."""
+        networks = self.networks
+        obs_BO, act_BA, reward_B, terminated_B, next_BO = data.flat()
+        target_B = networks.critic_target(reward_B, terminated_B, next_BO)
+        critic_loss = networks.critic_loss(obs_BO, act_BA, target_B)
+        self.critic_optim.step(critic_loss)
+
+        sample = self.policy.actor.rsample(obs_BO, self.generator)
+        losses = networks.actor_losses(
+            obs_BO,
+            sample,
+            mean_penalty=self.config.mean_penalty,
+            log_std_penalty=self.config.log_std_penalty,
+        )
+        self.value_optim.step(losses.value)
+        networks.target_value.follow()
+        self.actor_optim.step(losses.actor)
+        return {
+            "critic_loss": critic_loss,
+            "value_loss": losses.value,
+            "actor_loss": losses.actor,
+            "entropy": -losses.log_prob.mean(),
+        }
+
+    def trial_agent(self) -> "OracleAgent":
+        """The trained agent as `metarl_envs.evaluation` drives it."""
+        return OracleAgent(self.policy)
+
+
+class OracleAgent:
+    """Acts on observations that contain the task, and learns nothing within a trial."""
+
+    observe_task = True
+
+    def __init__(self, policy: OraclePolicy) -> None:
+        self.policy = policy
+
+    def begin_trial(self, trial: "Trial") -> None:
+        """Seeds the policy for the trial."""
+        self.deterministic = trial.deterministic
+        device = self.policy.generator.device
+        self.policy.generator = torch_stream(trial.seed, "trial", device)
+
+    def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (T, A) for observations (T, O)."""
+        tensor = torch.as_tensor(observations, dtype=torch.float32).to(self.policy.generator.device)
+        actions = self.policy.act(tensor, None, deterministic=self.deterministic)
+        result: NDArray[np.float32] = actions.cpu().numpy()
+        return result
+
+    def observe(self, transition: "Transition") -> None:
+        """Nothing to learn."""
+
+    def end_episode(self) -> None:
+        """Nothing to update."""

@@ -1,0 +1,401 @@
+"""PEARL: probabilistic embeddings for actor-critic reinforcement learning.
+
+Rakelly, Zhou, Quillen, Finn, Levine 2019, "Efficient Off-Policy Meta-Reinforcement Learning via
+Probabilistic Context Variables" (arXiv:1903.08254). Where the paper is silent the values and the
+order of steps are those of the authors' released code (katerakelly/oyster).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from metarl_agents.collector import Schedule, Stage
+from metarl_agents.config import OffPolicyConfig
+from metarl_agents.encoders import (
+    ProductOfGaussiansEncoder,
+    factor_sums,
+    kl_to_standard_normal,
+    product_of_gaussians,
+    transition_features,
+)
+from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.optimisers import adam
+from metarl_agents.policies import MetaPolicy, TanhGaussianActor
+from metarl_agents.seeding import torch_stream
+from metarl_agents.soft_value import SoftValueNetworks, Transitions
+from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation import Transition, Trial
+
+
+@dataclass(frozen=True)
+class PEARLConfig(OffPolicyConfig):
+    """Configuration of PEARL; the defaults are the paper's for MetaHalfCheetah-Vel.
+
+    Attributes:
+        prior_steps: steps per visited task with z from the prior; they become its context.
+        posterior_steps: steps with z from the posterior that join the context.
+        extra_posterior_steps: steps with z from the posterior that train the actor-critic only.
+        context_batch: transitions per task that the posterior is inferred from in training.
+        latent_size: width of z.
+        encoder_hidden: hidden widths of the encoder.
+        kl_weight: weight of the KL term, which is summed over tasks and latent dimensions.
+        context_next_observation: whether the encoder also sees the next observation, for families
+            whose tasks differ in dynamics.
+    """
+
+    prior_steps: int = 400
+    posterior_steps: int = 0
+    extra_posterior_steps: int = 600
+    context_batch: int = 100
+    latent_size: int = 5
+    encoder_hidden: tuple[int, ...] = (200, 200, 200)
+    kl_weight: float = 0.1
+    context_next_observation: bool = False
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (
+        *OffPolicyConfig.may_be_zero,
+        "posterior_steps",
+        "extra_posterior_steps",
+        "kl_weight",
+        "context_next_observation",
+    )
+
+
+class PEARLBatch(NamedTuple):
+    """What one gradient step consumes.
+
+    Attributes:
+        context: recent transitions (T, C, I) of each task, as encoder inputs.
+        transitions: transitions for the actor-critic.
+    """
+
+    context: Tensor
+    transitions: Transitions
+
+
+class PEARLPolicy(MetaPolicy):
+    """Actor pi(a|s, z) and inference network q(z|c).
+
+    Conditionings: "prior" draws z from N(0, I) for each rollout, "posterior" from q(z|c) with c
+    drawn from the context view of the rollout's task.
+    """
+
+    def __init__(
+        self,
+        *,
+        actor: TanhGaussianActor,
+        encoder: ProductOfGaussiansEncoder,
+        context_batch: int,
+        context_next_observation: bool,
+        action_space: Box,
+        observation_space: Box,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, generator=generator
+        )
+        self.actor = actor
+        self.encoder = encoder
+        self.context_batch = context_batch
+        self.context_next_observation = context_next_observation
+        self.latent_RZ = torch.zeros(0, encoder.latent, device=generator.device)
+
+    def draw_context(self, buffer: TaskReplayBuffer, tasks_T: IntArray) -> Tensor:
+        """Encoder inputs (T, C, I) drawn from the tasks' context views."""
+        rows = buffer.sample_context_rows(tasks_T, self.context_batch)
+        features = self.features(
+            buffer.obs.take(rows, 0),
+            buffer.act.take(rows, 0),
+            buffer.rew.take(rows),
+            buffer.obs_next.take(rows, 0) if self.context_next_observation else None,
+        )
+        return torch.from_numpy(features).to(self.generator.device)
+
+    def features(
+        self,
+        obs: NDArray[Any],
+        act: NDArray[Any],
+        reward: NDArray[Any],
+        obs_next: NDArray[Any] | None,
+    ) -> NDArray[np.float32]:
+        """Encoder inputs of transitions; the next observation is used only if configured."""
+        return transition_features(
+            obs, act, reward, obs_next if self.context_next_observation else None
+        )
+
+    def sample_prior(self, count: int) -> Tensor:
+        """Latents z ~ N(0, I), shape (count, Z)."""
+        return torch.randn(
+            count, self.encoder.latent, generator=self.generator, device=self.generator.device
+        )
+
+    def begin_rollouts(
+        self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer
+    ) -> None:
+        """Draws one z per rollout; see the class.
+
+        Raises:
+            ValueError: for a conditioning this policy does not have.
+        """
+        if conditioning not in ("prior", "posterior"):
+            raise ValueError(f"PEARL acts on the 'prior' or the 'posterior', not {conditioning!r}")
+        noise_RZ = self.sample_prior(len(tasks_R))
+        if conditioning == "prior":
+            self.latent_RZ = noise_RZ
+            return
+        with torch.no_grad():
+            factors = self.encoder(self.draw_context(buffer, tasks_R))
+            mean_RZ, variance_RZ = product_of_gaussians(*factors)
+            self.latent_RZ = mean_RZ + variance_RZ.sqrt() * noise_RZ
+
+    @torch.no_grad()
+    def act(
+        self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool
+    ) -> Tensor:
+        """Actions (R, A) of the rollouts `rows`, or of all, each under its own z."""
+        latent = self.latent_RZ if rows is None else self.latent_RZ[torch.as_tensor(rows)]
+        inputs = torch.cat((observations_RO, latent), -1)
+        return self.actor.act(inputs, self.generator, deterministic=deterministic)
+
+
+class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
+    """Actor-critic conditioned on an inferred task variable; see the module for the source."""
+
+    config_class: ClassVar[type[PEARLConfig]] = PEARLConfig
+    observe_task: ClassVar[bool] = False
+    loss_names = (
+        "critic_loss", "value_loss", "actor_loss", "kl", "posterior_variance", "entropy",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        policy: PEARLPolicy,
+        networks: SoftValueNetworks,
+        config: PEARLConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            meta_batch=config.meta_batch,
+            training_reward=config.training_reward,
+            report_every=config.updates_per_iteration,
+            generator=generator,
+        )
+        self.networks = networks
+        self.config = config
+        factory = adam(config.learning_rate)
+        # The encoder learns with the critics: its gradient is that of the Q loss and the KL term.
+        self.critic_optim = self._create_optimizer(
+            nn.ModuleList((networks.critics, policy.encoder)), factory
+        )
+        self.value_optim = self._create_optimizer(networks.value, factory)
+        self.actor_optim = self._create_optimizer(policy.actor, factory)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: PEARLConfig,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """Networks with fresh weights from the run's seed, on the device."""
+        observations, actions = observation_space.shape[0], action_space.shape[0]
+        latent = config.latent_size
+        weights = torch_stream(seed, "weights")
+        transition = observations * (1 + config.context_next_observation) + actions + 1
+        policy = PEARLPolicy(
+            actor=TanhGaussianActor(
+                observations + latent, config.hidden, actions, generator=weights
+            ),
+            encoder=ProductOfGaussiansEncoder(
+                transition, config.encoder_hidden, latent, generator=weights
+            ),
+            context_batch=config.context_batch,
+            context_next_observation=config.context_next_observation,
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=torch_stream(seed, "acting", device),
+        )
+        networks = SoftValueNetworks(
+            observations + latent,
+            actions,
+            config.hidden,
+            tau=config.tau,
+            gamma=config.gamma,
+            reward_scale=config.reward_scale,
+            generator=weights,
+        )
+        return cls(
+            policy=policy.to(device),
+            networks=networks.to(device),
+            config=config,
+            generator=torch_stream(seed, "update", device),
+        )
+
+    @staticmethod
+    def schedule(config: PEARLConfig) -> Schedule:
+        """Algorithm 1, lines 4 to 8, in the released code's detail.
+
+        A visited task's context is emptied, then filled with episodes under the prior. Each
+        posterior phase starts with one episode under the prior, after which the posterior is
+        inferred anew before every episode.
+        """
+        stages = [Stage(config.prior_steps, "prior", to_context=True)]
+        if config.posterior_steps:
+            # Inferring from what the phase itself adds takes one episode at a time.
+            stages.append(
+                Stage(
+                    config.posterior_steps,
+                    "posterior",
+                    to_context=True,
+                    first="prior",
+                    one_at_a_time=True,
+                )
+            )
+        if config.extra_posterior_steps:
+            stages.append(
+                Stage(config.extra_posterior_steps, "posterior", to_context=False, first="prior")
+            )
+        return Schedule(
+            initial=(Stage(config.initial_steps, "prior", to_context=True),),
+            iteration=tuple(stages),
+        )
+
+    def draw(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> PEARLBatch:
+        """Context from each task's latest prior data, transitions from all of its data."""
+        return PEARLBatch(
+            self.policy.draw_context(buffer, tasks_T),
+            self.transitions(buffer, tasks_T, batch_size),
+        )
+
+    def gradient_step(self, data: PEARLBatch) -> dict[str, Tensor]:
+        """One step of every network, Algorithm 1, lines 11 to 18.
+
+        Order of the released code: (1) critics and encoder on L_Q + lambda KL, (2) value network,
+        (3) its slow copy, (4) actor. Steps 2 to 4 use the critics after step 1 and a detached z.
+        """
+        config, networks = self.config, self.networks
+        # q(z|c) = prod_n N(f(c_n)), eq. 2, and its reparameterised sample: one z per task, tiled
+        # over that task's transitions.
+        mean_TZ, variance_TZ = product_of_gaussians(*self.policy.encoder(data.context))
+        noise_TZ = torch.randn(mean_TZ.shape, generator=self.generator, device=self.device)
+        latent_TZ = mean_TZ + variance_TZ.sqrt() * noise_TZ
+        kl = kl_to_standard_normal(mean_TZ, variance_TZ)
+        batch_size = data.transitions.reward.shape[1]
+        latent_BZ = latent_TZ.repeat_interleave(batch_size, 0)
+        obs_BO, act_BA, reward_B, terminated_B, next_BO = data.transitions.flat()
+
+        # (1) L_critic = E (Q(s, a, z) - (r + gamma V'(s', sg z)))^2, eq. 3 with two critics; no
+        # gradient reaches z through the target.
+        state_BX = torch.cat((obs_BO, latent_BZ), -1)
+        next_BX = torch.cat((next_BO, latent_BZ.detach()), -1)
+        target_B = networks.critic_target(reward_B, terminated_B, next_BX)
+        critic_loss = networks.critic_loss(state_BX, act_BA, target_B)
+        self.critic_optim.step(critic_loss + config.kl_weight * kl)
+
+        # (2) to (4): L_value and L_actor, the latter eq. 4 with z detached.
+        state_BX = state_BX.detach()
+        sample = self.policy.actor.rsample(state_BX, self.generator)
+        losses = networks.actor_losses(
+            state_BX,
+            sample,
+            mean_penalty=config.mean_penalty,
+            log_std_penalty=config.log_std_penalty,
+        )
+        self.value_optim.step(losses.value)
+        networks.target_value.follow()
+        self.actor_optim.step(losses.actor)
+        return {
+            "critic_loss": critic_loss,
+            "value_loss": losses.value,
+            "actor_loss": losses.actor,
+            "kl": kl,
+            "posterior_variance": variance_TZ.mean(),
+            "entropy": -losses.log_prob.mean(),
+        }
+
+    def trial_agent(self) -> "PEARLAgent":
+        """The trained agent as `metarl_envs.evaluation` drives it."""
+        return PEARLAgent(self.policy)
+
+
+class PEARLAgent:
+    """PEARL adapting to new tasks, Algorithm 2, all tasks of a trial side by side.
+
+    The first `adaptation_episodes` episodes act on z from the prior, drawn anew for each; every
+    later one on z from the posterior given all transitions of the trial so far.
+    """
+
+    observe_task = False
+
+    def __init__(self, policy: PEARLPolicy) -> None:
+        self.policy = policy
+
+    def begin_trial(self, trial: "Trial") -> None:
+        """Forgets earlier trials and draws z from the prior."""
+        policy = self.policy
+        self.deterministic = trial.deterministic
+        self.adaptation_episodes = trial.adaptation_episodes
+        policy.generator = torch_stream(trial.seed, "trial", policy.generator.device)
+        shape = (trial.num_tasks, policy.encoder.latent)
+        # The prior N(0, I) is not a factor: PEARL's posterior is the product of the transitions'
+        # factors alone.
+        self.precision_TZ = torch.zeros(shape, device=policy.generator.device)
+        self.weighted_TZ = torch.zeros_like(self.precision_TZ)
+        self.features: list[NDArray[np.float32]] = []
+        self.active: list[NDArray[np.bool_]] = []
+        self.finished_episodes = 0
+        policy.latent_RZ = policy.sample_prior(trial.num_tasks)
+
+    def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (T, A) for observations (T, O)."""
+        tensor = torch.as_tensor(observations, dtype=torch.float32).to(self.policy.generator.device)
+        actions = self.policy.act(tensor, None, deterministic=self.deterministic)
+        result: NDArray[np.float32] = actions.cpu().numpy()
+        return result
+
+    def observe(self, transition: "Transition") -> None:
+        """Keeps the transition of each active task."""
+        self.features.append(
+            self.policy.features(
+                transition.observation,
+                transition.action,
+                transition.reward,
+                transition.next_observation,
+            )
+        )
+        self.active.append(np.array(transition.active, bool))
+
+    @torch.no_grad()
+    def end_episode(self) -> None:
+        """Adds the episode's factors to the posterior and draws z for the next episode."""
+        policy = self.policy
+        if self.features:
+            context_TSI = torch.from_numpy(np.stack(self.features, 1)).to(policy.generator.device)
+            active_TS = torch.from_numpy(np.stack(self.active, 1)).to(policy.generator.device)
+            mean_TSZ, variance_TSZ = policy.encoder(context_TSI)
+            # An infinite variance is a factor without weight.
+            variance_TSZ = variance_TSZ.masked_fill(~active_TS[..., None], torch.inf)
+            precision_TZ, weighted_TZ = factor_sums(mean_TSZ, variance_TSZ)
+            self.precision_TZ += precision_TZ
+            self.weighted_TZ += weighted_TZ
+            self.features.clear()
+            self.active.clear()
+        self.finished_episodes += 1
+        noise_TZ = policy.sample_prior(len(self.precision_TZ))
+        if self.finished_episodes < self.adaptation_episodes:
+            policy.latent_RZ = noise_TZ
+            return
+        variance_TZ = self.precision_TZ.reciprocal()
+        policy.latent_RZ = self.weighted_TZ * variance_TZ + variance_TZ.sqrt() * noise_TZ

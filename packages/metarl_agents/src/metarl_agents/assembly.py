@@ -1,0 +1,182 @@
+"""The parts of a training run, built from a configuration and a seed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tianshou.trainer import OffPolicyTrainerParams
+
+import metarl_envs
+from metarl_agents.checkpoint import (
+    Checkpoint,
+    load_optimiser_tensors,
+    optimiser_tensors,
+    prefixed,
+    unprefixed,
+)
+from metarl_agents.collector import MetaCollector
+from metarl_agents.config import ConfigError, OffPolicyConfig
+from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.registry import find_agent
+from metarl_agents.seeding import numpy_stream, stream_seed
+from metarl_agents.task_buffer import TaskReplayBuffer
+from metarl_agents.vector_adapter import GymVectorEnvAdapter, box_width
+
+
+@dataclass
+class Assembly:
+    """An algorithm with its environment, buffer and collector."""
+
+    algorithm: MetaOffPolicyAlgorithm[Any]
+    collector: MetaCollector
+    buffer: TaskReplayBuffer
+    env: GymVectorEnvAdapter
+    config: OffPolicyConfig
+
+    def trainer_params(self, logger: Any, save_checkpoint: Any) -> OffPolicyTrainerParams:
+        """Parameters that make one epoch of Tianshou's trainer one iteration of the schedule."""
+        fewest, usual = self.collector.steps_per_iteration()
+        return OffPolicyTrainerParams(
+            training_collector=self.collector,
+            epoch_num_steps=1,
+            collection_step_num_env_steps=fewest,
+            update_step_num_gradient_steps_per_sample=self.config.updates_per_iteration / usual,
+            batch_size=self.config.batch_size,
+            logger=logger,
+            save_checkpoint_fn=save_checkpoint,
+            # Tianshou's way of starting with other counters than zero: it asks the logger.
+            resume_from_log=True,
+            verbose=False,
+            show_progress=False,
+        )
+
+    def state(self) -> Checkpoint:
+        """Everything that decides how the run goes on."""
+        algorithm, means = self.algorithm, self.algorithm.means
+        env_state = self.env.venv.get_state()  # type: ignore[attr-defined]
+        env_arrays = {k: v for k, v in env_state.items() if isinstance(v, np.ndarray)}
+        arrays = prefixed("buffer", self.buffer.state_arrays())
+        arrays |= prefixed("environment", env_arrays)
+        arrays |= prefixed("means", {"sums": means.sums})
+        arrays |= prefixed(
+            "generator", {name: g.get_state() for name, g in algorithm.generators().items()}
+        )
+        for number, optimiser in enumerate(algorithm.optimisers()):
+            arrays |= prefixed(f"optimiser.{number}", optimiser_tensors(optimiser))
+        return Checkpoint(
+            weights=algorithm.network_state(),
+            arrays=arrays,
+            values={
+                "means_count": means.count,
+                "buffer_generator": self.buffer.generator_state(),
+                "collector": self.collector.state(),
+                "environment": {k: v for k, v in env_state.items() if k not in env_arrays},
+            },
+        )
+
+    def load_state(self, checkpoint: Checkpoint) -> None:
+        """Restores what `state` returned."""
+        algorithm, means = self.algorithm, self.algorithm.means
+        arrays, values = checkpoint.arrays, checkpoint.values
+        algorithm.load_network_state(checkpoint.weights)
+        self.buffer.load_state_arrays(unprefixed("buffer", arrays))
+        self.buffer.load_generator_state(values["buffer_generator"])
+        self.collector.load_state(values["collector"])
+        self.env.venv.set_state(  # type: ignore[attr-defined]
+            {**unprefixed("environment", arrays), **values["environment"]}
+        )
+        means.count = values["means_count"]
+        means.sums.copy_(torch.from_numpy(arrays["means.sums"].copy()))
+        for name, generator in algorithm.generators().items():
+            generator.set_state(torch.from_numpy(arrays[f"generator.{name}"].copy()))
+        for number, optimiser in enumerate(algorithm.optimisers()):
+            load_optimiser_tensors(optimiser, unprefixed(f"optimiser.{number}", arrays))
+
+
+def assemble(
+    agent: str,
+    env_id: str,
+    config: OffPolicyConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    threads: int,
+) -> Assembly:
+    """Builds the parts of a run; nothing has been collected yet.
+
+    Args:
+        agent: name of the agent.
+        env_id: id of the family.
+        config: the agent's configuration.
+        seed: the run's seed.
+        device: where networks live.
+        threads: threads that step simulations.
+
+    Raises:
+        ConfigError: when the training reward is not among the environment's infos.
+        ValueError: when the configuration does not fit the family.
+    """
+    algorithm_class = find_agent(agent).load()
+    family = metarl_envs.family(env_id)
+    tasks = family.tasks("train")
+    info_keys = () if config.training_reward == "reward" else (config.training_reward,)
+    venv = metarl_envs.MetaVectorEnv(
+        env_id,
+        config.num_simulations,
+        split="train",
+        observe_task=algorithm_class.observe_task,
+        autoreset_mode="Disabled",
+        num_threads=threads,
+    )
+    env = GymVectorEnvAdapter(venv, info_keys)
+    _, infos = venv.reset(seed=stream_seed(seed, "environment"))
+    for key in info_keys:
+        if key not in infos:
+            raise ConfigError(
+                f"training_reward must be 'reward' or an info key of {env_id}, not {key!r}; it has "
+                f"{', '.join(sorted(name for name in infos if not name.startswith('_')))}"
+            )
+    algorithm = algorithm_class.from_config(
+        config,
+        observation_space=venv.single_observation_space,
+        action_space=venv.single_action_space,
+        seed=seed,
+        device=device,
+    )
+    buffer = TaskReplayBuffer(
+        len(tasks),
+        config.capacity_per_task,
+        box_width(venv.single_observation_space),
+        box_width(venv.single_action_space),
+        generator=numpy_stream(seed, "buffer"),
+        info_keys=info_keys,
+    )
+    collector = MetaCollector(
+        policy=algorithm.policy,
+        env=env,
+        buffer=buffer,
+        schedule=algorithm_class.schedule(config),
+        tasks=tasks,
+        tasks_per_iteration=config.tasks_per_iteration,
+        horizon=family.horizon,
+        generator=numpy_stream(seed, "collector"),
+    )
+    return Assembly(algorithm, collector, buffer, env, config)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Limits PyTorch to `count` threads, and puts the old number back afterwards.
+
+    One is the default of a run: with any other process on the machine two threads were measured
+    slower than one, and independent runs use cores better.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

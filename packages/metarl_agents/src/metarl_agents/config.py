@@ -1,0 +1,180 @@
+"""Typed configurations: defaults in a dataclass, tuned values in TOML, overrides as text."""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig:
+    """What every off-policy agent here is told about collecting, storing and updating.
+
+    Attributes:
+        total_env_steps: environment steps of a run, the initial ones included.
+        initial_steps: steps collected on each training task before the first update.
+        tasks_per_iteration: tasks visited per iteration, drawn uniformly with replacement.
+        updates_per_iteration: gradient steps per iteration.
+        meta_batch: tasks per gradient step, drawn uniformly with replacement.
+        batch_size: transitions per task and gradient step.
+        num_simulations: simulations stepped together while collecting.
+        capacity_per_task: transitions kept per task.
+        training_reward: "reward", or the info key whose values the losses train on. What an
+            encoder sees and what is reported is always the environment's reward.
+        hidden: hidden widths of actor, critics and value network.
+        learning_rate: Adam's step size, for all networks.
+        gamma: discount per step.
+        tau: Polyak step of the slow value network, taken at every gradient step.
+        reward_scale: factor on the training reward.
+        mean_penalty: weight on the mean square of the action mean before the tanh.
+        log_std_penalty: weight on the mean square of the log standard deviation before the tanh.
+        checkpoint_every: iterations between checkpoints; the last one is always saved.
+    """
+
+    total_env_steps: int = 1_000_000
+    initial_steps: int = 2000
+    tasks_per_iteration: int = 5
+    updates_per_iteration: int = 2000
+    meta_batch: int = 16
+    batch_size: int = 256
+    num_simulations: int = 32
+    capacity_per_task: int = 100_000
+    training_reward: str = "reward"
+    hidden: tuple[int, ...] = (300, 300, 300)
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    tau: float = 0.005
+    reward_scale: float = 5.0
+    mean_penalty: float = 1e-3
+    log_std_penalty: float = 1e-3
+    checkpoint_every: int = 1
+
+    #: Fields that may be zero; every other number must be positive.
+    may_be_zero: ClassVar[tuple[str, ...]] = ("mean_penalty", "log_std_penalty")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            for number in numbers:
+                if isinstance(number, str):
+                    continue
+                if not math.isfinite(number) or number < 0:
+                    raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
+                if number == 0 and field.name not in self.may_be_zero:
+                    raise ConfigError(f"{field.name} must be greater than 0")
+        for name in ("gamma", "tau"):
+            if getattr(self, name) > 1:
+                raise ConfigError(f"{name} must be at most 1, not {getattr(self, name)}")
+
+    def replace(self, values: Mapping[str, Any]) -> Self:
+        """The same configuration with some fields changed.
+
+        Raises:
+            ConfigError: for an unknown field, a value of the wrong type or out of range.
+        """
+        types = get_type_hints(type(self))
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in values:
+            if name not in names:
+                raise ConfigError(unknown("configuration key", name, names))
+        return dataclasses.replace(
+            self, **{name: coerce(name, value, types[name]) for name, value in values.items()}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values of all fields."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+TConfig = TypeVar("TConfig", bound=OffPolicyConfig)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Sentence for an unknown name: the nearest known one, then the whole list."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"unknown {what} {name!r}{hint} Known: {', '.join(names)}"
+
+
+def coerce(name: str, value: Any, kind: Any) -> Any:
+    """The value as the field's type, from TOML, JSON or command-line text.
+
+    Raises:
+        ConfigError: when it cannot be read as that type.
+    """
+    try:
+        if get_origin(kind) is tuple:
+            parts = value.split(",") if isinstance(value, str) else value
+            return tuple(coerce(name, part, get_args(kind)[0]) for part in parts if part != "")
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if kind is int:
+            number = float(value)
+            if isinstance(value, bool) or number != int(number):
+                raise ValueError
+            return int(number)
+        if kind is float and isinstance(value, bool):
+            raise ValueError
+        return kind(value)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(
+            kind, "whole numbers separated by commas"
+        )
+        raise ConfigError(f"{name} must be {wanted}, not {value!r}") from None
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
+    """`key=value` texts as a mapping.
+
+    Raises:
+        ConfigError: when a text has no `=`, or a key comes twice.
+    """
+    values: dict[str, str] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"an override is written key=value, not {text!r}")
+        if key.strip() in values:
+            raise ConfigError(f"the override {key.strip()!r} is given twice")
+        values[key.strip()] = value.strip()
+    return values
+
+
+def preset_tables(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The presets of an agent: preset name -> environment id or "default" -> values."""
+    text = (resources.files("metarl_agents") / "presets" / f"{agent}.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+def load_config(
+    config_class: type[TConfig],
+    agent: str,
+    env_id: str,
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+) -> TConfig:
+    """The configuration of one run.
+
+    Values come, later ones winning, from the dataclass, the preset's default table, the preset's
+    table for this environment where there is one, and the overrides.
+
+    Raises:
+        ConfigError: for an unknown preset or key, or a bad value.
+    """
+    tables = preset_tables(agent)
+    if preset not in tables:
+        raise ConfigError(unknown("preset", preset, tables))
+    chosen = tables[preset]
+    values = chosen.get("default", {}) | chosen.get(env_id, {})
+    return config_class().replace(values).replace(overrides or {})

@@ -1,0 +1,179 @@
+"""Off-policy algorithms that train on meta-batches: Tianshou's update surface over task buffers."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, TrainingStats
+from tianshou.data import ReplayBuffer
+from tianshou.trainer import OffPolicyTrainer, OffPolicyTrainerParams
+from torch import Tensor
+
+from metarl_agents.policies import MetaPolicy
+from metarl_agents.running_means import RunningMeans
+from metarl_agents.soft_value import Transitions
+from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+
+TMetaPolicy = TypeVar("TMetaPolicy", bound=MetaPolicy)
+
+
+@dataclass(kw_only=True)
+class MetaTrainingStats(TrainingStats):  # type: ignore[misc]
+    """Training statistics of one gradient step.
+
+    Attributes:
+        losses: means since the last report, or None between reports.
+    """
+
+    losses: dict[str, float] | None = None
+
+    def get_loss_stats_dict(self) -> dict[str, float]:
+        """The reported means; empty between reports."""
+        return self.losses or {}
+
+
+class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
+    """Tianshou's trainer without its progress bars.
+
+    Tianshou 2.0.1 shows the bar of the gradient steps even where `show_progress` is false.
+    """
+
+    @property
+    def _pbar(self) -> Any:
+        shown = super()._pbar
+
+        def bar(*arguments: Any, **options: Any) -> Any:
+            return shown(*arguments, **(options | {"disable": True}))
+
+        return bar
+
+
+class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[misc]
+    """Draws `[T, B]` meta-batches from a `TaskReplayBuffer` and hands them to one gradient step.
+
+    A subclass is one algorithm: it builds its networks and optimisers, says in `draw` what a step
+    needs from the buffer, and writes its update rule in `gradient_step`.
+
+    Args:
+        policy: the policy.
+        meta_batch: tasks T per gradient step, drawn uniformly with replacement.
+        training_reward: "reward", or the info key whose values the losses train on.
+        report_every: gradient steps per report of mean losses.
+        generator: source of the update's random numbers, on the device of the networks.
+    """
+
+    #: Names of the scalars `gradient_step` returns.
+    loss_names: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        *,
+        policy: TMetaPolicy,
+        meta_batch: int,
+        training_reward: str,
+        report_every: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(policy=policy)
+        self.meta_batch = meta_batch
+        self.training_reward = training_reward
+        self.generator = generator
+        self.device = generator.device
+        self.means = RunningMeans(self.loss_names, report_every, self.device)
+
+    @abstractmethod
+    def draw(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> Any:
+        """What one gradient step on these tasks needs, as tensors on the algorithm's device."""
+
+    @abstractmethod
+    def gradient_step(self, data: Any) -> dict[str, Tensor]:
+        """One update of every network. Returns the scalars in `loss_names`, on the device."""
+
+    def transitions(
+        self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int
+    ) -> Transitions:
+        """Transitions (T, B) drawn uniformly from each task."""
+        rows = buffer.sample_tasks_rows(tasks_T, batch_size)
+        if self.training_reward == "reward":
+            rewards = buffer.rew
+        else:
+            rewards = buffer.info[self.training_reward]
+        return Transitions(
+            self.tensor(buffer.obs.take(rows, 0)),
+            self.tensor(buffer.act.take(rows, 0)),
+            self.tensor(rewards.take(rows)),
+            self.tensor(buffer.terminated.take(rows).astype(np.float32)),
+            self.tensor(buffer.obs_next.take(rows, 0)),
+        )
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """The array as a tensor on the algorithm's device."""
+        return torch.from_numpy(array).to(self.device)
+
+    # -- Tianshou's surface ---------------------------------------------------------------------
+
+    def update(self, buffer: ReplayBuffer, sample_size: int | None) -> MetaTrainingStats:
+        """One gradient step on `sample_size` transitions of each of `meta_batch` tasks.
+
+        Raises:
+            RuntimeError: outside a training step, as in every Tianshou algorithm.
+            TypeError: when the buffer is not a `TaskReplayBuffer`.
+            ValueError: when no sample size is given.
+        """
+        if not self.policy.is_within_training_step:
+            raise RuntimeError(
+                "update() was called outside a training step; use a trainer, or "
+                "tianshou.utils.torch_utils.policy_within_training_step"
+            )
+        if not isinstance(buffer, TaskReplayBuffer):
+            raise TypeError(f"expected a TaskReplayBuffer, not {type(buffer).__name__}")
+        if not sample_size:
+            raise ValueError("sample_size must be a positive number of transitions per task")
+        start = time.perf_counter()
+        stats = self._update_with_batch(
+            self.draw(buffer, buffer.draw_tasks(self.meta_batch), sample_size)
+        )
+        stats.train_time = time.perf_counter() - start
+        return stats
+
+    def _update_with_batch(self, batch: Any) -> MetaTrainingStats:
+        return MetaTrainingStats(losses=self.means.add(self.gradient_step(batch)))
+
+    def create_trainer(self, params: OffPolicyTrainerParams) -> OffPolicyTrainer:
+        """Tianshou's off-policy trainer."""
+        return QuietOffPolicyTrainer(self, params)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode flag only: no network here behaves differently in training.
+
+        Tianshou switches the mode back and forth around each update, and the stock method walks
+        every submodule.
+        """
+        self.training = mode
+        return self
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def network_state(self) -> dict[str, Tensor]:
+        """Parameters of all networks by name, without the optimisers."""
+        state = self.state_dict()
+        del state[self._STATE_DICT_KEY_OPTIMIZERS]
+        return dict(state)
+
+    def load_network_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `network_state` returned; the optimisers stay as they are."""
+        optimisers = [optimiser.state_dict() for optimiser in self._optimizers]
+        self.load_state_dict({**state, self._STATE_DICT_KEY_OPTIMIZERS: optimisers})
+
+    def optimisers(self) -> list[Any]:
+        """The algorithm's optimisers in the order of their creation."""
+        return list(self._optimizers)
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """Every generator the algorithm and its policy draw from."""
+        return {"update": self.generator, "policy": self.policy.generator}

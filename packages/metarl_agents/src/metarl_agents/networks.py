@@ -1,0 +1,83 @@
+"""Multi-layer perceptrons whose initial weights come from an explicit generator."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def linear(
+    inputs: int, outputs: int, *, generator: torch.Generator, weight_bound: float, bias: float
+) -> nn.Linear:
+    """One linear layer with weights U(-weight_bound, weight_bound) and a constant bias.
+
+    `nn.Linear` would draw its weights from the global generator; here they come from `generator`,
+    which lives on the CPU so that a seed gives the same weights on every device.
+    """
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        layer.weight.uniform_(-weight_bound, weight_bound, generator=generator)
+        layer.bias.fill_(bias)
+    return layer
+
+
+def mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    generator: torch.Generator,
+    last_bound: float,
+    hidden_bias: float = 0.1,
+) -> nn.Sequential:
+    """ReLU perceptron with the initialisation of PEARL's networks.
+
+    Hidden layers: weights U(±1/sqrt(fan in)) and bias `hidden_bias`. The last layer is linear with
+    weights U(±last_bound) and bias 0, so that outputs start near zero: values without bias, actions
+    with almost the same wide distribution in every state.
+
+    Source: Rakelly et al. 2019 (arXiv:1903.08254), released code: hidden bias 0.1, last layer 3e-3
+    for values and the encoder, 1e-3 for the policy.
+
+    Args:
+        inputs: input width.
+        hidden: width of each hidden layer; may be empty.
+        outputs: output width.
+        generator: CPU generator the weights are drawn from.
+        last_bound: bound of the last layer's weights.
+        hidden_bias: bias of the hidden layers.
+    """
+    layers: list[nn.Module] = []
+    width = inputs
+    for size in hidden:
+        bound = 1.0 / math.sqrt(width)
+        layers.append(
+            linear(width, size, generator=generator, weight_bound=bound, bias=hidden_bias)
+        )
+        layers.append(nn.ReLU(inplace=True))
+        width = size
+    layers.append(linear(width, outputs, generator=generator, weight_bound=last_bound, bias=0.0))
+    return nn.Sequential(*layers)
+
+
+class TwinCritic(nn.Module):
+    """Two state-action value networks of the same shape, initialised independently.
+
+    They stay two chains of plain matrix products: one batched product of both was measured slower
+    on CPU from 1,024 rows on (by 3 % at width 64, by 25 % at 4,096 rows and width 300).
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.first = mlp(inputs, hidden, 1, generator=generator, last_bound=3e-3)
+        self.second = mlp(inputs, hidden, 1, generator=generator, last_bound=3e-3)
+
+    def forward(self, inputs_BI: Tensor) -> tuple[Tensor, Tensor]:
+        """Both values of every row, each of shape (B,)."""
+        return self.first(inputs_BI).squeeze(-1), self.second(inputs_BI).squeeze(-1)
+
+    def minimum(self, inputs_BI: Tensor) -> Tensor:
+        """The smaller of the two values of every row, shape (B,)."""
+        first_B, second_B = self(inputs_BI)
+        return torch.minimum(first_B, second_B)

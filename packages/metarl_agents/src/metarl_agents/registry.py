@@ -1,0 +1,68 @@
+"""The agents by name, imported one by one when asked for."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from metarl_agents.config import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class AgentEntry:
+    """One agent.
+
+    Attributes:
+        name: what commands call it.
+        class_path: `module:class` of its algorithm.
+        title: one line about it.
+        reference: the paper it is from.
+        tier: "agent" for a meta-learner, "reference" for a bound to compare with.
+    """
+
+    name: str
+    class_path: str
+    title: str
+    reference: str
+    tier: str
+
+    @property
+    def class_name(self) -> str:
+        """Name of the algorithm's class."""
+        return self.class_path.partition(":")[2]
+
+    def load(self) -> Any:
+        """Imports and returns the algorithm's class."""
+        module, _, name = self.class_path.partition(":")
+        return getattr(import_module(module), name)
+
+
+AGENTS: dict[str, AgentEntry] = {
+    entry.name: entry
+    for entry in (
+        AgentEntry(
+            name="pearl",
+            class_path="metarl_agents.algorithms.pearl:PEARL",
+            title="Soft actor-critic on a latent task variable inferred from recent transitions",
+            reference="Rakelly et al. 2019, arXiv:1903.08254",
+            tier="agent",
+        ),
+        AgentEntry(
+            name="oracle",
+            class_path="metarl_agents.algorithms.oracle:Oracle",
+            title="Soft actor-critic that observes the task",
+            reference="Haarnoja et al. 2018, arXiv:1801.01290",
+            tier="reference",
+        ),
+    )
+}
+
+
+def find_agent(name: str) -> AgentEntry:
+    """The agent of this name.
+
+    Raises:
+        ConfigError: for an unknown name, with the nearest one and the list.
+    """
+    if name not in AGENTS:
+        raise ConfigError(unknown("agent", name, AGENTS))
+    return AGENTS[name]

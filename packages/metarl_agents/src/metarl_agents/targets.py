@@ -1,0 +1,33 @@
+"""Target networks that follow their source by Polyak averaging."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class PolyakTarget(nn.Module):
+    """A frozen copy of a network: `follow()` moves it by target += tau (source - target).
+
+    Tianshou's own lagged networks loop over parameters in Python and recurse through `eval()` at
+    each forward; this one is a single fused call over all parameters.
+    """
+
+    def __init__(self, source: nn.Module, tau: float) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(source).requires_grad_(False)
+        self.tau = tau
+        # A tuple keeps the source out of this module's own parameters and state dict.
+        self._source = (source,)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The copy's output."""
+        result: torch.Tensor = self.network(*inputs)
+        return result
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """One Polyak step towards the source."""
+        torch._foreach_lerp_(
+            list(self.network.parameters()), list(self._source[0].parameters()), self.tau
+        )

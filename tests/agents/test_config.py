@@ -1,0 +1,116 @@
+"""Configurations, presets, registry."""
+
+import subprocess
+import sys
+
+import metarl_agents
+import pytest
+from metarl_agents.algorithms.oracle import OracleConfig
+from metarl_agents.algorithms.pearl import PEARLConfig
+from metarl_agents.config import ConfigError, load_config, parse_overrides, preset_tables
+from metarl_agents.registry import AGENTS, find_agent
+
+
+def test_overrides_are_typed_by_the_dataclass():
+    config = PEARLConfig().replace(
+        parse_overrides(
+            ["hidden=64,32", "gamma=0.5", "meta_batch=1e1", "context_next_observation=true",
+             "training_reward=dense"]
+        )  # fmt: skip
+    )
+    assert config.hidden == (64, 32)
+    assert config.gamma == 0.5
+    assert config.meta_batch == 10
+    assert type(config.meta_batch) is int
+    assert config.context_next_observation is True
+    assert config.training_reward == "dense"
+    assert PEARLConfig().replace(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("metabatch=3", "unknown configuration key 'metabatch'; did you mean 'meta_batch'?"),
+        ("zzz=3", "unknown configuration key 'zzz'. Known: batch_size, "),
+        ("meta_batch=2.5", "meta_batch must be a whole number, not '2.5'"),
+        ("meta_batch=many", "meta_batch must be a whole number, not 'many'"),
+        ("meta_batch=0", "meta_batch must be greater than 0"),
+        ("gamma=1.5", "gamma must be at most 1, not 1.5"),
+        ("learning_rate=nan", "learning_rate must be a non-negative number, not nan"),
+        ("learning_rate=-1", "learning_rate must be a non-negative number, not -1.0"),
+        ("hidden=64,a", "hidden must be"),
+        ("context_next_observation=maybe", "context_next_observation must be true or false"),
+        ("gamma", "an override is written key=value, not 'gamma'"),
+    ],
+)
+def test_errors_are_one_clear_sentence(text, sentence):
+    with pytest.raises(ConfigError) as error:
+        PEARLConfig().replace(parse_overrides([text]))
+    assert str(error.value).startswith(sentence)
+
+
+def test_an_override_given_twice_is_refused():
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_overrides(["gamma=0.5", "gamma=0.6"])
+
+
+def test_zero_is_allowed_where_it_switches_something_off():
+    PEARLConfig(posterior_steps=0, extra_posterior_steps=0, kl_weight=0.0, mean_penalty=0.0)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_preset_table_loads(agent):
+    config_class = find_agent(agent).load().config_class
+    tables = preset_tables(agent)
+    assert {"paper", "fast"} <= set(tables)
+    for preset, environments in tables.items():
+        for env_id in environments:
+            load_config(config_class, agent, env_id, preset)
+
+
+def test_paper_values_are_the_papers():
+    """Rakelly et al. 2019, released configurations, per environment."""
+    fields = ("meta_batch", "prior_steps", "extra_posterior_steps", "updates_per_iteration",
+              "context_batch", "kl_weight", "initial_steps", "reward_scale", "gamma")  # fmt: skip
+    table = {
+        "MetaHalfCheetah-Vel-v0": (16, 400, 600, 2000, 100, 0.1, 2000, 5, 0.99),
+        "MetaHalfCheetah-Dir-v0": (4, 1000, 1000, 2000, 256, 0.1, 2000, 5, 0.99),
+        "MetaAnt-Goal-v0": (10, 400, 600, 4000, 256, 1.0, 2000, 5, 0.99),
+        "MetaPoint-Goal-v0": (16, 200, 200, 1000, 64, 0.1, 200, 100, 0.99),
+        "MetaPoint-SparseGoal-v0": (16, 100, 0, 1000, 1024, 1.0, 200, 100, 0.9),
+    }
+    for env_id, values in table.items():
+        config = load_config(PEARLConfig, "pearl", env_id, "paper")
+        assert tuple(getattr(config, name) for name in fields) == values
+        assert (config.hidden, config.encoder_hidden) == ((300,) * 3, (200,) * 3)
+        assert (config.latent_size, config.learning_rate, config.tau) == (5, 3e-4, 0.005)
+        assert (config.batch_size, config.mean_penalty, config.log_std_penalty) == (256, 1e-3, 1e-3)
+    assert config.posterior_steps == 900
+    assert config.tasks_per_iteration == 10
+    assert config.training_reward == "dense_reward"
+
+
+def test_precedence_and_unknown_names():
+    base = load_config(PEARLConfig, "pearl", "Unheard-Of-v0", "fast")
+    assert base == load_config(PEARLConfig, "pearl", "default", "fast")
+    point = load_config(PEARLConfig, "pearl", "MetaPoint-Goal-v0", "fast", {"tau": "0.5"})
+    assert point.tau == 0.5
+    assert point.capacity_per_task != base.capacity_per_task
+    with pytest.raises(ConfigError, match=r"unknown preset 'fats'; did you mean 'fast'\?"):
+        load_config(OracleConfig, "oracle", "x", "fats")
+    with pytest.raises(ConfigError, match=r"unknown agent 'perl'; did you mean 'pearl'\?"):
+        find_agent("perl")
+
+
+def test_agents_import_one_by_one():
+    assert metarl_agents.PEARL is find_agent("pearl").load()
+    assert set(dir(metarl_agents)) >= {"PEARL", "Oracle", "train", "resume", "AGENTS"}
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = metarl_agents.Nothing
+    code = (
+        "import sys, metarl_agents; metarl_agents.AGENTS['pearl'].title;"
+        "assert not {'torch', 'tianshou', 'mujoco'} & set(sys.modules);"
+        "from metarl_agents import PEARL;"
+        "assert 'metarl_agents.algorithms.oracle' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

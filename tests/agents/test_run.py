@@ -1,0 +1,279 @@
+"""Training runs end to end on the point mass: files, resuming, killing, evaluating."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from metarl_agents import evaluate_run, load_agent, resume, train
+from metarl_agents.assembly import assemble
+from metarl_agents.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
+from metarl_agents.config import ConfigError, load_config
+from metarl_agents.logging import JsonLines, TrainingLogger
+from metarl_agents.meta_algorithm import QuietOffPolicyTrainer
+from metarl_agents.metrics import GLOSSARY, TIMING_GLOSSARY
+from metarl_agents.registry import find_agent
+from metarl_agents.run import RunError
+from tianshou.trainer import OffPolicyTrainer
+from torch.utils.tensorboard import SummaryWriter
+
+ENV = "MetaPoint-Goal-v0"
+TINY = [
+    "initial_steps=20", "tasks_per_iteration=3", "updates_per_iteration=4", "meta_batch=3",
+    "batch_size=8", "context_batch=8", "hidden=16", "encoder_hidden=16", "num_simulations=8",
+    "capacity_per_task=100", "prior_steps=20", "extra_posterior_steps=40", "checkpoint_every=3",
+]  # fmt: skip
+TINY_ORACLE = [text for text in TINY if text.split("=")[0] not in
+               ("context_batch", "encoder_hidden", "prior_steps", "extra_posterior_steps")]
+# 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations.
+STEPS = 80 * 20 + 10 * 180
+
+
+def tiny(out, agent="pearl", env=ENV, overrides=(), **arguments):
+    arguments = {"seed": 7, "steps": STEPS, "progress": False} | arguments
+    chosen = TINY if agent == "pearl" else TINY_ORACLE
+    return train(agent, env, out=out, overrides=[*chosen, *overrides], **arguments)
+
+
+def outcome(run_dir):
+    """Every number a run ends with, bit for bit."""
+    checkpoint = read_checkpoint(newest_checkpoint(Path(run_dir) / "checkpoints"))
+    numbers = {k: v.numpy() for k, v in checkpoint.weights.items()} | checkpoint.arrays
+    values = {k: v for k, v in checkpoint.values.items() if k != "timing_lines"}
+    return numbers, values, (Path(run_dir) / "metrics.jsonl").read_text()
+
+
+def assert_same_outcome(a, b):
+    (numbers_a, values_a, metrics_a), (numbers_b, values_b, metrics_b) = outcome(a), outcome(b)
+    assert metrics_a == metrics_b
+    assert values_a == values_b
+    assert numbers_a.keys() == numbers_b.keys()
+    for name, array in numbers_a.items():
+        assert np.array_equal(array, numbers_b[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    result = tiny(folder)
+    assert result.finished
+    assert (result.iterations, result.env_steps, result.gradient_steps) == (10, STEPS, 40)
+    return folder
+
+
+def test_a_run_directory_is_self_contained(finished):
+    assert {p.name for p in finished.iterdir()} >= {
+        "config.json", "versions.json", "metrics.jsonl", "timing.jsonl", "log.txt", "tensorboard",
+        "checkpoints",
+    }  # fmt: skip
+    config = json.loads((finished / "config.json").read_text())
+    assert config["agent"] == "pearl"
+    assert config["overrides"]["total_env_steps"] == str(STEPS)
+    assert config["config"]["hidden"] == [16]
+    versions = json.loads((finished / "versions.json").read_text())
+    assert set(versions["tables"]) == {"train", "test"}
+    assert versions["packages"]["torch"] == torch.__version__.partition("+")[0] or versions
+    assert any(p.name.startswith("events") for p in (finished / "tensorboard").iterdir())
+
+
+def test_every_logged_metric_is_in_the_glossary_and_deterministic(finished, tmp_path):
+    lines = (finished / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [r["iteration"] for r in records] == list(range(1, 11))
+    assert all(set(r) <= set(GLOSSARY) for r in records)
+    # Both agents together leave no entry of the glossary unused.
+    tiny(tmp_path / "oracle", "oracle", overrides=["steps_per_task=60"], steps=STEPS)
+    oracle = json.loads((tmp_path / "oracle/metrics.jsonl").read_text().splitlines()[-1])
+    assert set(records[-1]) | set(oracle) == set(GLOSSARY)
+    timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
+    assert all(set(r) == set(TIMING_GLOSSARY) for r in timing)
+    columns = TrainingLogger.restore_logged_data(str(finished))
+    assert columns["gradient_steps"] == list(range(4, 44, 4))
+    tiny(tmp_path / "again")
+    assert_same_outcome(finished, tmp_path / "again")
+    tiny(tmp_path / "other", seed=8)
+    assert (tmp_path / "other/metrics.jsonl").read_text() != (finished / "metrics.jsonl").read_text()
+
+
+def test_an_unknown_metric_is_refused(tmp_path):
+    with pytest.raises(KeyError, match="missing from metarl_agents"):
+        JsonLines(tmp_path / "x.jsonl", 0, GLOSSARY).write({"nonsense": 1.0})
+
+
+def test_tianshous_trainer_drives_the_run(finished, tmp_path):
+    assert issubclass(QuietOffPolicyTrainer, OffPolicyTrainer)
+    config = load_config(find_agent("pearl").load().config_class, "pearl", ENV, "fast")
+    config = config.replace(dict(text.split("=") for text in TINY))
+    parts = assemble("pearl", ENV, config, seed=7, device=torch.device("cpu"), threads=1)
+    initial = parts.collector.collect_initial()
+    records = []
+    logger = TrainingLogger(
+        tmp_path,
+        position=(0, initial.n_collected_steps, 0),
+        lines=(0, 0),
+        on_iteration=records.append,
+        on_update=lambda: None,
+    )
+    params = parts.trainer_params(logger, None)
+    params.max_epochs = 3
+    trainer = parts.algorithm.create_trainer(params)
+    info = trainer.run(reset_collectors=False)
+    assert info.update_step == 3
+    assert info.train_step == STEPS - 7 * 180
+    assert logger.gradient_steps == 12
+    # The trainer alone does what `train` does.
+    expected = (finished / "metrics.jsonl").read_text().splitlines()[:3]
+    assert [json.dumps(r) for r in records] == expected
+
+
+def interrupt_after(iterations):
+    """Signals this process when a run's metrics reach a line."""
+    original = SummaryWriter.add_scalar
+
+    def add_scalar(self, name, value, *arguments, **named):
+        if name == "iteration" and value == iterations:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, name, value, *arguments, **named)
+
+    return add_scalar
+
+
+@pytest.mark.parametrize("agent", ["pearl", "oracle"])
+def test_an_interrupted_run_resumes_to_the_same_end(agent, finished, tmp_path, monkeypatch):
+    extra = ["steps_per_task=60"] if agent == "oracle" else []
+    whole = finished
+    if agent == "oracle":
+        tiny(tmp_path / "whole", agent, overrides=extra)
+        whole = tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(SummaryWriter, "add_scalar", interrupt_after(4))
+        result = tiny(tmp_path / "cut", agent, overrides=extra)
+    assert not result.finished
+    assert result.iterations == 4  # not a multiple of checkpoint_every: saved because of the signal
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    result = resume(tmp_path / "cut", progress=False)
+    assert result.finished
+    assert_same_outcome(tmp_path / "cut", whole)
+    # Resuming a finished run changes nothing.
+    assert resume(tmp_path / "cut", progress=False).iterations == 10
+    assert_same_outcome(tmp_path / "cut", whole)
+
+
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(finished, tmp_path):
+    cut = tmp_path / "cut"
+    code = (
+        "from metarl_agents import train, resume; import sys\n"
+        f"resume({str(cut)!r}, progress=False) if len(sys.argv) > 1 else train('pearl', {ENV!r},"
+        f" out={str(cut)!r}, overrides={TINY!r}, seed=7, steps={STEPS}, progress=False)"
+    )
+    moment = random.Random()
+    for attempt in range(2):
+        arguments = [sys.executable, "-c", code] + (["again"] if attempt else [])
+        process = subprocess.Popen(arguments)
+        while not (cut / "config.json").exists() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(moment.uniform(0.0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert resume(cut, progress=False).finished
+    assert_same_outcome(cut, finished)
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_keeps_the_one_before(finished, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    import metarl_agents.checkpoint as module
+
+    original, calls = os.rename, []
+
+    def rename(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "rename", rename)
+        with pytest.raises(Killed):
+            tiny(tmp_path / "cut")
+    newest = newest_checkpoint(tmp_path / "cut/checkpoints")
+    assert newest.name == "00000003"
+    assert len((tmp_path / "cut/metrics.jsonl").read_text().splitlines()) == 6
+    resume(tmp_path / "cut", progress=False)
+    assert_same_outcome(tmp_path / "cut", finished)
+
+
+def test_damage_is_noticed_and_nothing_is_unpickled(finished, tmp_path):
+    tiny(tmp_path / "run", steps=80 * 20 + 180)
+    path = newest_checkpoint(tmp_path / "run/checkpoints")
+    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
+    weights = path / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_agent(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        resume(tmp_path / "run", progress=False)
+    (path / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
+        load_agent(tmp_path / "run")
+
+
+def test_refusals(finished, tmp_path):
+    with pytest.raises(RunError, match="is not empty"):
+        tiny(finished)
+    with pytest.raises(RunError, match="is not the directory of a run"):
+        resume(tmp_path)
+    with pytest.raises(RunError, match="is not the directory of a run"):
+        load_agent(tmp_path / "missing")
+    with pytest.raises(ConfigError, match="the device 'abacus' cannot be used"):
+        tiny(tmp_path / "a", device="abacus")
+    with pytest.raises(ConfigError, match="must be 'reward' or an info key of MetaPoint-Goal-v0"):
+        tiny(tmp_path / "b", overrides=["training_reward=joy"])
+    with pytest.raises(ConfigError, match="unknown protocol 'x'"):
+        evaluate_run(finished, protocol="x")
+
+
+def test_evaluation_writes_a_report_and_repeats_itself(finished):
+    report = evaluate_run(finished)
+    assert report.returns.shape == (1, 20, 3)
+    assert set(report.references) == {"zero", "random", "oracle"}
+    assert (finished / "report_test_pearl.json").exists()
+    assert (finished / "report_test_pearl.png").stat().st_size > 1000
+    again = evaluate_run(finished, references=False, seeds=[0, 1])
+    assert again.returns.shape == (2, 20, 3)
+    assert np.array_equal(again.returns[0], report.returns[0])
+    assert evaluate_run(finished, split="train", references=False).returns.shape == (1, 80, 3)
+
+
+def test_sparse_point_trains_on_the_dense_reward(tmp_path):
+    result = tiny(
+        tmp_path / "sparse", env="MetaPoint-SparseGoal-v0",
+        overrides=["training_reward=dense_reward", "posterior_steps=40"],
+    )  # fmt: skip
+    arrays = read_checkpoint(newest_checkpoint(result.run_dir / "checkpoints")).arrays
+    assert (arrays["buffer.info.dense_reward"] < 0).all()
+    assert (arrays["buffer.rew"] >= 0).all()
+    weights = newest_checkpoint(result.run_dir / "checkpoints") / "weights.safetensors"
+    assert "policy.encoder.network.0.weight" in safetensors.torch.load_file(weights)
+
+
+def test_no_global_generator_is_touched(tmp_path):
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    random_before = random.getstate()
+    threads = torch.get_num_threads()
+    tiny(tmp_path / "run", steps=80 * 20 + 180)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert (np.random.get_state()[1] == numpy_before).all()
+    assert random.getstate() == random_before
+    assert torch.get_num_threads() == threads
