@@ -9,8 +9,7 @@ from typing import Any
 from metarl_agents.registry import AGENTS, AgentEntry, find_agent
 
 _LAZY = {entry.class_name: entry.class_path.partition(":")[0] for entry in AGENTS.values()} | {
-    name: "metarl_agents.run"
-    for name in ("RunResult", "evaluate_run", "load_agent", "resume", "train")
+    name: "metarl_agents.run" for name in ("RunResult", "evaluate_run", "load_agent", "resume", "train")
 }
 
 __all__ = ["AGENTS", "AgentEntry", "find_agent", *sorted(_LAZY)]

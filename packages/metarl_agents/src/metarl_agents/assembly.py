@@ -61,9 +61,7 @@ class Assembly:
         arrays = prefixed("buffer", self.buffer.state_arrays())
         arrays |= prefixed("environment", env_arrays)
         arrays |= prefixed("means", {"sums": means.sums})
-        arrays |= prefixed(
-            "generator", {name: g.get_state() for name, g in algorithm.generators().items()}
-        )
+        arrays |= prefixed("generator", {name: g.get_state() for name, g in algorithm.generators().items()})
         for number, optimiser in enumerate(algorithm.optimisers()):
             arrays |= prefixed(f"optimiser.{number}", optimiser_tensors(optimiser))
         return Checkpoint(

@@ -166,11 +166,7 @@ def unprefixed(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDA
 def optimiser_tensors(optimiser: Any) -> dict[str, Tensor]:
     """State tensors of a PyTorch optimiser, e.g. Adam's moments, by parameter number and name."""
     state = optimiser.state_dict()["state"]
-    return {
-        f"{index}.{name}": tensor
-        for index, entries in state.items()
-        for name, tensor in entries.items()
-    }
+    return {f"{index}.{name}": tensor for index, entries in state.items() for name, tensor in entries.items()}
 
 
 def load_optimiser_tensors(optimiser: Any, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -125,9 +125,7 @@ class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
         if not isinstance(self.buffer, TaskReplayBuffer):
             raise ValueError(f"expected a TaskReplayBuffer, not {type(self.buffer).__name__}")
         if self.buffer.num_tasks != len(self.tasks):
-            raise ValueError(
-                f"the buffer has {self.buffer.num_tasks} tasks, the collector {len(self.tasks)}"
-            )
+            raise ValueError(f"the buffer has {self.buffer.num_tasks} tasks, the collector {len(self.tasks)}")
         if self.buffer.capacity < self.horizon:
             raise ValueError(
                 f"a task's ring of {self.buffer.capacity} transitions cannot hold an episode of "
@@ -198,9 +196,7 @@ class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
                 np.subtract.at(missing_T, chunk, lengths)
             conditioning, single = stage.conditioning, stage.one_at_a_time
 
-    def _rollouts(
-        self, tasks_R: IntArray, conditioning: str, to_context: bool, log: "_Log"
-    ) -> IntArray:
+    def _rollouts(self, tasks_R: IntArray, conditioning: str, to_context: bool, log: "_Log") -> IntArray:
         """One episode for each entry of `tasks_R`, side by side; returns their lengths."""
         adapter, policy, staged = self.adapter, self.meta_policy, self._staged
         count, simulations = len(tasks_R), self.env_num
@@ -283,8 +279,7 @@ class _Log:
             n_collected_steps=self.steps,
         )
         stats.returns_by_conditioning = {
-            name: SequenceSummaryStats.from_sequence(_joined(blocks))
-            for name, blocks in self.returns.items()
+            name: SequenceSummaryStats.from_sequence(_joined(blocks)) for name, blocks in self.returns.items()
         }
         return stats
 

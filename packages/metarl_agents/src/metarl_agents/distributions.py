@@ -22,9 +22,7 @@ def log_tanh_derivative(u: Tensor) -> Tensor:
     return 2.0 * (LOG_TWO - u - F.softplus(-2.0 * u))
 
 
-def tanh_gaussian_rsample(
-    mean_BA: Tensor, log_std_BA: Tensor, noise_BA: Tensor
-) -> tuple[Tensor, Tensor]:
+def tanh_gaussian_rsample(mean_BA: Tensor, log_std_BA: Tensor, noise_BA: Tensor) -> tuple[Tensor, Tensor]:
     """Reparameterised sample a = tanh(mean + sigma * noise) and its log-density.
 
     Args:

@@ -94,15 +94,10 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
     def gradient_step(self, data: Any) -> dict[str, Tensor]:
         """One update of every network. Returns the scalars in `loss_names`, on the device."""
 
-    def transitions(
-        self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int
-    ) -> Transitions:
+    def transitions(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> Transitions:
         """Transitions (T, B) drawn uniformly from each task."""
         rows = buffer.sample_tasks_rows(tasks_T, batch_size)
-        if self.training_reward == "reward":
-            rewards = buffer.rew
-        else:
-            rewards = buffer.info[self.training_reward]
+        rewards = buffer.rew if self.training_reward == "reward" else buffer.info[self.training_reward]
         return Transitions(
             self.tensor(buffer.obs.take(rows, 0)),
             self.tensor(buffer.act.take(rows, 0)),
@@ -135,9 +130,7 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
         if not sample_size:
             raise ValueError("sample_size must be a positive number of transitions per task")
         start = time.perf_counter()
-        stats = self._update_with_batch(
-            self.draw(buffer, buffer.draw_tasks(self.meta_batch), sample_size)
-        )
+        stats = self._update_with_batch(self.draw(buffer, buffer.draw_tasks(self.meta_batch), sample_size))
         stats.train_time = time.perf_counter() - start
         return stats
 

@@ -52,9 +52,7 @@ def mlp(
     width = inputs
     for size in hidden:
         bound = 1.0 / math.sqrt(width)
-        layers.append(
-            linear(width, size, generator=generator, weight_bound=bound, bias=hidden_bias)
-        )
+        layers.append(linear(width, size, generator=generator, weight_bound=bound, bias=hidden_bias))
         layers.append(nn.ReLU(inplace=True))
         width = size
     layers.append(linear(width, outputs, generator=generator, weight_bound=last_bound, bias=0.0))

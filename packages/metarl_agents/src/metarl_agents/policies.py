@@ -43,9 +43,7 @@ class TanhGaussianActor(nn.Module):
         noise_BA = torch.randn(mean_BA.shape, generator=generator, device=mean_BA.device)
         return torch.tanh(mean_BA + log_std_BA.exp() * noise_BA)
 
-    def rsample(
-        self, inputs_BI: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def rsample(self, inputs_BI: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Reparameterised action (B, A), its log-density (B,), mean and log std (B, A)."""
         mean_BA, log_std_BA = self(inputs_BI)
         noise_BA = torch.randn(mean_BA.shape, generator=generator, device=mean_BA.device)
@@ -65,9 +63,7 @@ class MetaPolicy(Policy):  # type: ignore[misc]
         generator: source of the policy's random choices, on the device it computes on.
     """
 
-    def __init__(
-        self, *, action_space: Box, observation_space: Box, generator: torch.Generator
-    ) -> None:
+    def __init__(self, *, action_space: Box, observation_space: Box, generator: torch.Generator) -> None:
         super().__init__(
             action_space=action_space,
             observation_space=observation_space,
@@ -77,9 +73,7 @@ class MetaPolicy(Policy):  # type: ignore[misc]
         self.generator = generator
 
     @abstractmethod
-    def begin_rollouts(
-        self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer
-    ) -> None:
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
         """Prepares R rollouts.
 
         Args:
@@ -89,9 +83,7 @@ class MetaPolicy(Policy):  # type: ignore[misc]
         """
 
     @abstractmethod
-    def act(
-        self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool
-    ) -> Tensor:
+    def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
         """Actions (R, A) for the rollouts `rows`, or for all of them."""
 
     @torch.no_grad()
@@ -102,8 +94,6 @@ class MetaPolicy(Policy):  # type: ignore[misc]
         """
         info = batch.info
         rows = info.env_id if hasattr(info, "env_id") else None
-        observations = torch.as_tensor(
-            np.asarray(batch.obs, np.float32), device=self.generator.device
-        )
+        observations = torch.as_tensor(np.asarray(batch.obs, np.float32), device=self.generator.device)
         deterministic = not self.is_within_training_step
         return Batch(act=self.act(observations, rows, deterministic=deterministic), state=state)

@@ -24,9 +24,7 @@ class RunProgress:
         shown: whether anything goes to the terminal or standard error.
     """
 
-    def __init__(
-        self, log: Path, *, total: int, done: int, updates_per_iteration: int, shown: bool
-    ) -> None:
+    def __init__(self, log: Path, *, total: int, done: int, updates_per_iteration: int, shown: bool) -> None:
         self.log = log
         self.total = total
         self.first = self.env_steps = done

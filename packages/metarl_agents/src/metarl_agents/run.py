@@ -158,9 +158,7 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu") -> Any:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     check_device(device)
     algorithm_class = find_agent(description["agent"]).load()
-    env = metarl_envs.MetaVectorEnv(
-        description["env_id"], 1, observe_task=algorithm_class.observe_task
-    )
+    env = metarl_envs.MetaVectorEnv(description["env_id"], 1, observe_task=algorithm_class.observe_task)
     algorithm = algorithm_class.from_config(
         config,
         observation_space=env.single_observation_space,
@@ -322,9 +320,7 @@ def _signals() -> Iterator[_Signals]:
             signal.signal(number, handler)
 
 
-def _run(
-    folder: Path, description: dict[str, Any], config: OffPolicyConfig, progress: bool
-) -> RunResult:
+def _run(folder: Path, description: dict[str, Any], config: OffPolicyConfig, progress: bool) -> RunResult:
     threads = description["threads"]
     with _signals() as signals, torch_threads(threads):
         started = time.perf_counter()
@@ -342,9 +338,7 @@ def _run(
             parts.env.close()
 
 
-def _train(
-    folder: Path, parts: Assembly, signals: _Signals, progress: bool, started: float
-) -> RunResult:
+def _train(folder: Path, parts: Assembly, signals: _Signals, progress: bool, started: float) -> RunResult:
     config, checkpoints = parts.config, folder / "checkpoints"
     position, lines = (0, 0, 0), (0, 0)
     path = newest_checkpoint(checkpoints)

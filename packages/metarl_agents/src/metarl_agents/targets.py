@@ -28,6 +28,4 @@ class PolyakTarget(nn.Module):
     @torch.no_grad()
     def follow(self) -> None:
         """One Polyak step towards the source."""
-        torch._foreach_lerp_(
-            list(self.network.parameters()), list(self._source[0].parameters()), self.tau
-        )
+        torch._foreach_lerp_(list(self.network.parameters()), list(self._source[0].parameters()), self.tau)

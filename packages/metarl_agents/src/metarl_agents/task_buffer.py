@@ -106,8 +106,7 @@ class TaskReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             TypeError: always.
         """
         raise TypeError(
-            "a TaskReplayBuffer takes whole episodes: call add_episodes, or collect with a "
-            "MetaCollector"
+            "a TaskReplayBuffer takes whole episodes: call add_episodes, or collect with a MetaCollector"
         )
 
     def sample_indices(self, batch_size: int | None) -> IntArray:
@@ -186,9 +185,7 @@ class TaskReplayBuffer(ReplayBuffer):  # type: ignore[misc]
                 "clear_context before adding to it again"
             )
         source, rows = self._placement(tasks_N, lengths_N)
-        values = {
-            key: episodes[key][source] for key in (*STEP_KEYS, *self.info_keys) if key != "done"
-        }
+        values = {key: episodes[key][source] for key in (*STEP_KEYS, *self.info_keys) if key != "done"}
         for key, column in values.items():
             if not np.isfinite(column).all():
                 raise ValueError(f"a collected episode has a value in {key!r} that is not finite")
@@ -225,9 +222,7 @@ class TaskReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         rows = tasks * self.capacity + tail % self.capacity
         # A ring cut in mid-episode loses the rest of that episode too.
         cut = (tail < self.head[tasks]) & (self.step_index[rows] > 0)
-        self.tail[tasks] = np.minimum(
-            tail + np.where(cut, self.steps_left[rows] + 1, 0), self.head[tasks]
-        )
+        self.tail[tasks] = np.minimum(tail + np.where(cut, self.steps_left[rows] + 1, 0), self.head[tasks])
         self.context_start[tasks] = np.maximum(self.context_start[tasks], self.tail[tasks])
         self.context_end[tasks] = np.maximum(self.context_end[tasks], self.context_start[tasks])
 
@@ -320,9 +315,7 @@ class TaskReplayBuffer(ReplayBuffer):  # type: ignore[misc]
             ValueError: when the arrays belong to a buffer of another shape.
         """
         if arrays["head"].shape != self.head.shape:
-            raise ValueError(
-                f"the saved buffer has {len(arrays['head'])} tasks, this one {self.num_tasks}"
-            )
+            raise ValueError(f"the saved buffer has {len(arrays['head'])} tasks, this one {self.num_tasks}")
         for name in ("head", "tail", "context_start", "context_end"):
             getattr(self, name)[:] = arrays[name]
         rows = self.sample_indices(0)

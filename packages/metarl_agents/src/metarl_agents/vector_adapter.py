@@ -134,9 +134,7 @@ class GymVectorEnvAdapter(BaseVectorEnv):  # type: ignore[misc]
 
     # -- Tianshou's face ------------------------------------------------------------------------
 
-    def reset(
-        self, env_id: int | list[int] | Array | None = None, **kwargs: Any
-    ) -> tuple[Array, Array]:
+    def reset(self, env_id: int | list[int] | Array | None = None, **kwargs: Any) -> tuple[Array, Array]:
         """Resets the simulations with these indices, or all; see `BaseVectorEnv.reset`.
 
         `seed` may be given; simulation i gets `seed + i`, where Tianshou's own environments would
@@ -169,10 +167,7 @@ class GymVectorEnvAdapter(BaseVectorEnv):  # type: ignore[misc]
         )
 
     def _info_dicts(self, infos: Infos, rows: Array) -> Array:
-        dicts = [
-            {"env_id": int(row), **{key: column[row] for key, column in infos.items()}}
-            for row in rows
-        ]
+        dicts = [{"env_id": int(row), **{key: column[row] for key, column in infos.items()}} for row in rows]
         return np.array(dicts, dtype=object)
 
     def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:

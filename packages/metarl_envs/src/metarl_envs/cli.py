@@ -54,7 +54,7 @@ def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int
     except (typer.Abort, KeyboardInterrupt):
         print("aborted", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
@@ -107,27 +107,30 @@ def describe(
 @app.command()
 def render(
     family_id: FamilyId,
-    out: Annotated[Path | None, typer.Option(help="The PNG to write (default: ID.png).")] = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG or GIF to write (default: ID.png).")] = None,
     split: Annotated[str, typer.Option(help="The task's split.")] = "test",
     task: Annotated[int, typer.Option(help="The task's index in the split.")] = 0,
-    steps: Annotated[int, typer.Option(help="Random steps before the picture.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seeds start and actions.")] = 0,
+    steps: Annotated[int, typer.Option(help="Random steps: a GIF shows all, a PNG the last.", min=0)] = 20,
+    seed: Annotated[int, typer.Option(help="Seeds start and actions.", min=0)] = 0,
 ) -> None:
-    """Draw a family into a PNG, its task marked."""
+    """Draw a family into a picture or a clip, its task marked."""
     from metarl_envs.env import MetaEnv
-    from metarl_envs.png import write_png
+    from metarl_envs.frames import check_format, write_frames
 
     path = Path(f"{family_id}.png") if out is None else out
+    check_format(path)
     env = MetaEnv(family_id, split=split, task=task, render_mode="rgb_array")
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
-    for _ in range(steps):
-        if env.step(rng.uniform(-1.0, 1.0, env.action_space.shape))[2]:
+    clip = path.suffix == ".gif"
+    frames = [env.render()] if clip or not steps else []
+    for step in range(steps):
+        terminated = env.step(rng.uniform(-1.0, 1.0, env.action_space.shape))[2]
+        if clip or terminated or step == steps - 1:
+            frames.append(env.render())
+        if terminated:
             break
-    frame = env.render()
-    if frame is None:  # a render mode was given
-        raise RuntimeError("no frame was drawn")
-    write_png(path, frame)
+    write_frames(path, [f for f in frames if f is not None], env.metadata["render_fps"])
     env.close()
     print(path)
 

@@ -49,22 +49,16 @@ class OraclePolicy(MetaPolicy):
         observation_space: Box,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(
-            action_space=action_space, observation_space=observation_space, generator=generator
-        )
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
         self.actor = actor
 
-    def begin_rollouts(
-        self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer
-    ) -> None:
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
         """Nothing to prepare: every observation says what the task is."""
         if conditioning != "task":
             raise ValueError(f"the oracle acts on the 'task', not on the {conditioning!r}")
 
     @torch.no_grad()
-    def act(
-        self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool
-    ) -> Tensor:
+    def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
         """Actions (R, A)."""
         return self.actor.act(observations_RO, self.generator, deterministic=deterministic)
 

@@ -98,9 +98,7 @@ class PEARLPolicy(MetaPolicy):
         observation_space: Box,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(
-            action_space=action_space, observation_space=observation_space, generator=generator
-        )
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
         self.actor = actor
         self.encoder = encoder
         self.context_batch = context_batch
@@ -126,19 +124,13 @@ class PEARLPolicy(MetaPolicy):
         obs_next: NDArray[Any] | None,
     ) -> NDArray[np.float32]:
         """Encoder inputs of transitions; the next observation is used only if configured."""
-        return transition_features(
-            obs, act, reward, obs_next if self.context_next_observation else None
-        )
+        return transition_features(obs, act, reward, obs_next if self.context_next_observation else None)
 
     def sample_prior(self, count: int) -> Tensor:
         """Latents z ~ N(0, I), shape (count, Z)."""
-        return torch.randn(
-            count, self.encoder.latent, generator=self.generator, device=self.generator.device
-        )
+        return torch.randn(count, self.encoder.latent, generator=self.generator, device=self.generator.device)
 
-    def begin_rollouts(
-        self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer
-    ) -> None:
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
         """Draws one z per rollout; see the class.
 
         Raises:
@@ -156,9 +148,7 @@ class PEARLPolicy(MetaPolicy):
             self.latent_RZ = mean_RZ + variance_RZ.sqrt() * noise_RZ
 
     @torch.no_grad()
-    def act(
-        self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool
-    ) -> Tensor:
+    def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
         """Actions (R, A) of the rollouts `rows`, or of all, each under its own z."""
         latent = self.latent_RZ if rows is None else self.latent_RZ[torch.as_tensor(rows)]
         inputs = torch.cat((observations_RO, latent), -1)
@@ -193,9 +183,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         self.config = config
         factory = adam(config.learning_rate)
         # The encoder learns with the critics: its gradient is that of the Q loss and the KL term.
-        self.critic_optim = self._create_optimizer(
-            nn.ModuleList((networks.critics, policy.encoder)), factory
-        )
+        self.critic_optim = self._create_optimizer(nn.ModuleList((networks.critics, policy.encoder)), factory)
         self.value_optim = self._create_optimizer(networks.value, factory)
         self.actor_optim = self._create_optimizer(policy.actor, factory)
 
@@ -215,12 +203,8 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         weights = torch_stream(seed, "weights")
         transition = observations * (1 + config.context_next_observation) + actions + 1
         policy = PEARLPolicy(
-            actor=TanhGaussianActor(
-                observations + latent, config.hidden, actions, generator=weights
-            ),
-            encoder=ProductOfGaussiansEncoder(
-                transition, config.encoder_hidden, latent, generator=weights
-            ),
+            actor=TanhGaussianActor(observations + latent, config.hidden, actions, generator=weights),
+            encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, generator=weights),
             context_batch=config.context_batch,
             context_next_observation=config.context_next_observation,
             action_space=action_space,
@@ -264,9 +248,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
                 )
             )
         if config.extra_posterior_steps:
-            stages.append(
-                Stage(config.extra_posterior_steps, "posterior", to_context=False, first="prior")
-            )
+            stages.append(Stage(config.extra_posterior_steps, "posterior", to_context=False, first="prior"))
         return Schedule(
             initial=(Stage(config.initial_steps, "prior", to_context=True),),
             iteration=tuple(stages),
