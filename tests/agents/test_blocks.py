@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
+from torch.distributions.transforms import TanhTransform
+
 from metarl_agents.distributions import log_tanh_derivative, tanh_gaussian_rsample
 from metarl_agents.encoders import (
     ProductOfGaussiansEncoder,
@@ -27,8 +30,6 @@ from metarl_agents.seeding import (
     torch_stream,
 )
 from metarl_agents.targets import PolyakTarget
-from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
-from torch.distributions.transforms import TanhTransform
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5))
@@ -75,9 +76,7 @@ def test_tanh_gaussian_log_prob_is_that_of_torch_distributions():
     base = Normal(mean, log_std.exp())
     reference = Independent(TransformedDistribution(base, [TanhTransform(cache_size=1)]), 1)
     inside = action.abs().amax(-1) < 1 - 1e-9  # atanh of the reference loses digits beyond
-    torch.testing.assert_close(
-        log_prob[inside], reference.log_prob(action)[inside], rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(log_prob[inside], reference.log_prob(action)[inside], rtol=1e-6, atol=1e-6)
 
 
 def test_log_tanh_derivative_is_exact_far_out_in_float32():
@@ -116,9 +115,7 @@ def test_actor_log_std_is_clipped_and_mean_action_is_deterministic():
     assert log_std.max() <= 2
     noise = torch.Generator().manual_seed(1)
     x = torch.randn(5, 3)
-    assert torch.equal(
-        actor.act(x, noise, deterministic=True), actor.act(x, noise, deterministic=True)
-    )
+    assert torch.equal(actor.act(x, noise, deterministic=True), actor.act(x, noise, deterministic=True))
 
 
 def test_encoder_ignores_the_order_of_transitions():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from fakes import LENGTHS, CountingVectorEnv
 from gymnasium.vector import AutoresetMode
+
 from metarl_agents.collector import MetaCollector, Schedule, Stage
 from metarl_agents.policies import MetaPolicy
 from metarl_agents.task_buffer import TaskReplayBuffer
@@ -33,9 +34,7 @@ class RecordingPolicy(MetaPolicy):
 
 def make(schedule, simulations=4, mode=AutoresetMode.DISABLED, tasks_per_iteration=3):
     env = GymVectorEnvAdapter(CountingVectorEnv(simulations, mode), info_keys=("dense",))
-    buffer = TaskReplayBuffer(
-        TASKS, 200, 3, 2, generator=np.random.default_rng(0), info_keys=("dense",)
-    )
+    buffer = TaskReplayBuffer(TASKS, 200, 3, 2, generator=np.random.default_rng(0), info_keys=("dense",))
     collector = MetaCollector(
         policy=RecordingPolicy(env),
         env=env,
@@ -64,7 +63,7 @@ def test_every_stored_step_is_one_that_happened(simulations):
         assert len(rows) == -(-10 // length) * length
         assert (obs[:, 0] == task).all()
         assert (obs[:, 2] == np.arange(len(rows)) % length).all()
-        assert np.array_equal(following, obs + [0, 0, 1])
+        assert np.array_equal(following, obs + np.array([0, 0, 1]))
         assert np.allclose(buffer.rew[rows], following @ [100, 10, 1] + buffer.act[rows, 0])
         assert np.allclose(buffer.info.dense[rows], 100 * task + following[:, 2])
         ended = following[:, 2] == length

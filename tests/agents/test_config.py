@@ -3,8 +3,9 @@
 import subprocess
 import sys
 
-import metarl_agents
 import pytest
+
+import metarl_agents
 from metarl_agents.algorithms.oracle import OracleConfig
 from metarl_agents.algorithms.pearl import PEARLConfig
 from metarl_agents.config import ConfigError, load_config, parse_overrides, preset_tables
@@ -14,9 +15,14 @@ from metarl_agents.registry import AGENTS, find_agent
 def test_overrides_are_typed_by_the_dataclass():
     config = PEARLConfig().replace(
         parse_overrides(
-            ["hidden=64,32", "gamma=0.5", "meta_batch=1e1", "context_next_observation=true",
-             "training_reward=dense"]
-        )  # fmt: skip
+            [
+                "hidden=64,32",
+                "gamma=0.5",
+                "meta_batch=1e1",
+                "context_next_observation=true",
+                "training_reward=dense",
+            ]
+        )
     )
     assert config.hidden == (64, 32)
     assert config.gamma == 0.5

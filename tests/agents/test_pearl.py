@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from tianshou.data import Batch
+from tianshou.utils.torch_utils import policy_within_training_step
+from torch.nn import functional as F
+
 from metarl_agents.algorithms.oracle import Oracle, OracleConfig
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
 from metarl_agents.collector import Schedule, Stage
 from metarl_agents.encoders import product_of_gaussians
 from metarl_agents.soft_value import Transitions
 from metarl_agents.task_buffer import TaskReplayBuffer
-from tianshou.data import Batch
-from tianshou.utils.torch_utils import policy_within_training_step
-from torch.nn import functional as F
 
-O, A, Z, T, B, C = 4, 2, 3, 3, 5, 6
+OBS, A, Z, T, B, C = 4, 2, 3, 3, 5, 6
 SMALL = {
     "hidden": (8, 8), "encoder_hidden": (8,), "latent_size": Z, "meta_batch": T, "batch_size": B,
     "context_batch": C, "updates_per_iteration": 1, "reward_scale": 3.0, "kl_weight": 0.2,
@@ -33,7 +34,7 @@ def box(size):
 def make_pearl(seed=0, **changes):
     return PEARL.from_config(
         PEARLConfig(**(SMALL | changes)),
-        observation_space=box(O),
+        observation_space=box(OBS),
         action_space=box(A),
         seed=seed,
         device=torch.device("cpu"),
@@ -44,10 +45,10 @@ def make_data(dtype=torch.float64):
     g = torch.Generator().manual_seed(1)
     randn = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)  # noqa: E731
     transitions = Transitions(
-        randn(T, B, O), randn(T, B, A).tanh(), randn(T, B),
-        (torch.rand(T, B, generator=g) < 0.3).to(dtype), randn(T, B, O),
+        randn(T, B, OBS), randn(T, B, A).tanh(), randn(T, B),
+        (torch.rand(T, B, generator=g) < 0.3).to(dtype), randn(T, B, OBS),
     )  # fmt: skip
-    return PEARLBatch(randn(T, C, O + A + 1), transitions)
+    return PEARLBatch(randn(T, C, OBS + A + 1), transitions)
 
 
 class PlainPEARL:
@@ -87,9 +88,7 @@ class PlainPEARL:
         mean = var * (mu / s2).sum(1)
         z = mean + var.sqrt() * z_noise
         kl = sum(
-            0.5 * (var[i, j] + mean[i, j] ** 2 - 1 - var[i, j].log())
-            for i in range(T)
-            for j in range(Z)
+            0.5 * (var[i, j] + mean[i, j] ** 2 - 1 - var[i, j].log()) for i in range(T) for j in range(Z)
         )
         tiled = torch.stack([z[i] for i in range(T) for _ in range(B)])
         s, a, s_next = (x.reshape(T * B, -1) for x in (t.obs, t.act, t.obs_next))
@@ -165,7 +164,7 @@ def test_encoder_learns_from_the_critics_and_the_kl_only():
     flat = data._replace(transitions=data.transitions._replace(reward=torch.zeros(T, B).double()))
     with torch.no_grad():
         for net in (kl_only.networks.critics.first, kl_only.networks.critics.second):
-            net[0].weight[:, O : O + Z] = 0.0  # the critics cannot see z
+            net[0].weight[:, OBS : OBS + Z] = 0.0  # the critics cannot see z
     kl_only.gradient_step(flat)
     for parameter in kl_only.policy.encoder.parameters():
         assert parameter.grad.abs().max() == 0.0
@@ -185,11 +184,11 @@ def test_kl_weight_depends_on_the_number_of_tasks():
 
 
 def filled_buffer():
-    buffer = TaskReplayBuffer(7, 40, O, A, generator=np.random.default_rng(0), info_keys=("dense",))
+    buffer = TaskReplayBuffer(7, 40, OBS, A, generator=np.random.default_rng(0), info_keys=("dense",))
     g = np.random.default_rng(1)
     data = {
-        "obs": g.normal(size=(7, 10, O)), "act": g.uniform(-1, 1, (7, 10, A)),
-        "rew": g.normal(size=(7, 10)), "obs_next": g.normal(size=(7, 10, O)),
+        "obs": g.normal(size=(7, 10, OBS)), "act": g.uniform(-1, 1, (7, 10, A)),
+        "rew": g.normal(size=(7, 10)), "obs_next": g.normal(size=(7, 10, OBS)),
         "dense": 50 + g.normal(size=(7, 10)),
         "terminated": np.zeros((7, 10), bool), "truncated": np.arange(10) == np.full((7, 1), 9),
     }  # fmt: skip
@@ -202,7 +201,7 @@ def test_training_reward_is_the_losses_reward_and_the_encoder_sees_the_environme
     data = pearl.draw(buffer, np.array([0, 3, 5]), B)
     assert data.transitions.reward.shape == (T, B)
     assert (data.transitions.reward > 40).all()
-    assert data.context.shape == (T, C, O + A + 1)
+    assert data.context.shape == (T, C, OBS + A + 1)
     assert (data.context[..., -1] < 40).all()
     assert data.context.dtype == data.transitions.obs.dtype == torch.float32
 
@@ -229,7 +228,7 @@ def test_same_seed_same_weights(algorithm, config):
     states = []
     for seed in (4, 4, 5):
         agent = algorithm.from_config(
-            config, observation_space=box(O), action_space=box(A), seed=seed,
+            config, observation_space=box(OBS), action_space=box(A), seed=seed,
             device=torch.device("cpu"),
         )  # fmt: skip
         buffer = filled_buffer()
@@ -249,11 +248,11 @@ def test_rollouts_draw_one_latent_each():
     assert len(policy.latent_RZ.unique(dim=0)) == 3
     policy.begin_rollouts(np.array([1, 1, 2]), "posterior", buffer)
     assert policy.latent_RZ.shape == (3, Z)
-    observations = torch.zeros(3, O)
+    observations = torch.zeros(3, OBS)
     rows = np.array([2, 0])
     everything = policy.act(observations, None, deterministic=True)
     assert torch.equal(policy.act(observations[:2], rows, deterministic=True), everything[rows])
-    batch = Batch(obs=np.zeros((2, O)), info=Batch(env_id=rows))
+    batch = Batch(obs=np.zeros((2, OBS)), info=Batch(env_id=rows))
     assert torch.equal(policy(batch).act, everything[rows])
     with pytest.raises(ValueError, match="'prior' or the 'posterior'"):
         policy.begin_rollouts(np.array([0]), "task", buffer)
@@ -271,13 +270,15 @@ def test_schedule_is_the_papers():
 
 def run_episode(agent, data, active):
     for step in range(data["obs"].shape[1]):
-        agent.act(data["obs"][:, step])
+        agent.act(data["obs"][:, step].astype(np.float32))
         agent.observe(
             SimpleNamespace(
-                observation=data["obs"][:, step], action=data["act"][:, step],
-                reward=data["rew"][:, step], next_observation=data["obs_next"][:, step],
+                observation=data["obs"][:, step],
+                action=data["act"][:, step],
+                reward=data["rew"][:, step],
+                next_observation=data["obs_next"][:, step],
                 active=active[:, step],
-            )  # fmt: skip
+            )
         )
     agent.end_episode()
 
@@ -286,10 +287,14 @@ def test_adaptation_uses_all_active_transitions_of_the_trial():
     pearl = make_pearl()
     g = np.random.default_rng(0)
     episodes = [
-        {k: g.normal(size=(2, 4, w)).astype(np.float32) for k, w in (("obs", O), ("act", A), ("obs_next", O))}
-        | {"rew": g.normal(size=(2, 4))}
+        {
+            "obs": g.normal(size=(2, 4, OBS)),
+            "act": g.normal(size=(2, 4, A)),
+            "rew": g.normal(size=(2, 4)),
+            "obs_next": g.normal(size=(2, 4, OBS)),
+        }
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     active = np.ones((2, 4), bool)
     active[1, 2:] = False
     agent = pearl.trial_agent()
@@ -317,7 +322,7 @@ def test_adaptation_uses_all_active_transitions_of_the_trial():
     # A new trial forgets, and repeats itself under the same seed.
     agent.begin_trial(trial)
     assert torch.equal(agent.policy.latent_RZ, first)
-    actions = agent.act(np.zeros((2, O), np.float32))
+    actions = agent.act(np.zeros((2, OBS), np.float32))
     assert actions.shape == (2, A)
     assert actions.dtype == np.float32
     assert np.abs(actions).max() <= 1

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tianshou.trainer import OffPolicyTrainer
+from torch.utils.tensorboard import SummaryWriter
+
 from metarl_agents import evaluate_run, load_agent, resume, train
 from metarl_agents.assembly import assemble
 from metarl_agents.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
@@ -22,8 +25,6 @@ from metarl_agents.meta_algorithm import QuietOffPolicyTrainer
 from metarl_agents.metrics import GLOSSARY, TIMING_GLOSSARY
 from metarl_agents.registry import find_agent
 from metarl_agents.run import RunError
-from tianshou.trainer import OffPolicyTrainer
-from torch.utils.tensorboard import SummaryWriter
 
 ENV = "MetaPoint-Goal-v0"
 TINY = [
@@ -31,8 +32,11 @@ TINY = [
     "batch_size=8", "context_batch=8", "hidden=16", "encoder_hidden=16", "num_simulations=8",
     "capacity_per_task=100", "prior_steps=20", "extra_posterior_steps=40", "checkpoint_every=3",
 ]  # fmt: skip
-TINY_ORACLE = [text for text in TINY if text.split("=")[0] not in
-               ("context_batch", "encoder_hidden", "prior_steps", "extra_posterior_steps")]
+TINY_ORACLE = [
+    text
+    for text in TINY
+    if text.split("=")[0] not in ("context_batch", "encoder_hidden", "prior_steps", "extra_posterior_steps")
+]
 # 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations.
 STEPS = 80 * 20 + 10 * 180
 
@@ -269,11 +273,11 @@ def test_sparse_point_trains_on_the_dense_reward(tmp_path):
 
 
 def test_no_global_generator_is_touched(tmp_path):
-    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     random_before = random.getstate()
     threads = torch.get_num_threads()
     tiny(tmp_path / "run", steps=80 * 20 + 180)
     assert torch.equal(torch.get_rng_state(), torch_before)
-    assert (np.random.get_state()[1] == numpy_before).all()
+    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
     assert random.getstate() == random_before
     assert torch.get_num_threads() == threads

@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metarl_agents.task_buffer import TaskReplayBuffer
 from tianshou.data import ReplayBuffer
+
+from metarl_agents.task_buffer import TaskReplayBuffer
 
 TASKS, CAPACITY, HORIZON = 3, 17, 6
 
 
 def make_buffer(info_keys=()):
-    return TaskReplayBuffer(
-        TASKS, CAPACITY, 2, 1, generator=np.random.default_rng(0), info_keys=info_keys
-    )
+    return TaskReplayBuffer(TASKS, CAPACITY, 2, 1, generator=np.random.default_rng(0), info_keys=info_keys)
 
 
 def make_episodes(lengths, first_id):
@@ -59,9 +58,7 @@ class Reference:
 
 blocks = st.lists(
     st.tuples(
-        st.lists(
-            st.tuples(st.integers(0, TASKS - 1), st.integers(1, HORIZON)), min_size=1, max_size=2
-        ),
+        st.lists(st.tuples(st.integers(0, TASKS - 1), st.integers(1, HORIZON)), min_size=1, max_size=2),
         st.sampled_from(["clear and add", "add outside"]),
     ),
     max_size=12,
@@ -159,11 +156,11 @@ def test_sampling_is_uniform_over_transitions_and_driven_by_its_own_generator():
     assert abs((flat < CAPACITY).mean() - 2 / 8) < 0.02
     counts = np.bincount(buffer.sample_tasks_rows(np.array([1]), 20_000)[0] - CAPACITY, minlength=6)
     assert abs(counts / 20_000 - 1 / 6).max() < 0.02
-    state, np_state = buffer.generator_state(), np.random.get_state()[1].copy()
+    state, np_state = buffer.generator_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     first = buffer.sample_tasks_rows(np.array([0, 1]), 9)
     buffer.load_generator_state(state)
     assert (buffer.sample_tasks_rows(np.array([0, 1]), 9) == first).all()
-    assert (np.random.get_state()[1] == np_state).all()
+    assert (np.random.get_state()[1] == np_state).all()  # noqa: NPY002
 
 
 def test_state_goes_through_arrays_and_back():
@@ -197,9 +194,7 @@ def test_refusals_leave_the_buffer_as_it_was():
     with pytest.raises(ValueError, match="'rew' that is not finite"):
         buffer.add_episodes(np.array([0]), np.array([3]), bad, to_context=False)
     with pytest.raises(ValueError, match="raise the buffer's capacity"):
-        buffer.add_episodes(
-            np.zeros(4, int), np.array([6] * 4), make_episodes([6] * 4, 1), to_context=False
-        )
+        buffer.add_episodes(np.zeros(4, int), np.array([6] * 4), make_episodes([6] * 4, 1), to_context=False)
     with pytest.raises(TypeError, match="whole episodes"):
         buffer.add(None)
     assert len(buffer) == 3

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from fakes import LENGTHS, CountingVectorEnv
 from gymnasium.vector import AutoresetMode
-from metarl_agents.vector_adapter import GymVectorEnvAdapter, box_width
 from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch, Collector, VectorReplayBuffer
+
+from metarl_agents.vector_adapter import GymVectorEnvAdapter, box_width
 
 MODES = (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP)
 

@@ -1,0 +1,204 @@
+"""Contract 10: frames without a display, the goal drawn, the renderer made when it is needed."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from contract_helpers import (
+    assert_same,
+    each_id,
+    each_mujoco_id,
+    each_variant,
+    make_native,
+    random_actions,
+    rollout,
+)
+
+import metarl_envs
+
+
+def _check_frame(frame):
+    assert isinstance(frame, np.ndarray)
+    assert frame.shape == (480, 480, 3)
+    assert frame.dtype == np.uint8
+    assert frame.std() > 1.0
+
+
+def _frame(family_id, task, steps=5, **arguments):
+    """A frame of a task after some steps: then even a marker that moves with time has left its start."""
+    env = metarl_envs.MetaEnv(family_id, split="test", task=task, render_mode="rgb_array", **arguments)
+    rollout(env, random_actions(env, steps), seed=0)
+    frame = env.render()
+    env.close()
+    return frame
+
+
+@each_variant
+def test_single_frames(family_id, arguments):
+    env = gymnasium.make(family_id, render_mode="rgb_array", **arguments)
+    env.reset(seed=0)
+    first = env.render()
+    _check_frame(first)
+    rollout(env, random_actions(env, 5), reset=False)
+    second = env.render()
+    _check_frame(second)
+    assert (first != second).any()
+    env.close()
+
+
+@each_id
+def test_no_frame_without_a_render_mode(family_id):
+    env = gymnasium.make(family_id)
+    env.reset(seed=0)
+    assert metarl_envs.MetaEnv(family_id).render() is None
+    assert make_native(family_id, 2).render() is None
+
+
+@each_id
+def test_vector_frames(family_id):
+    envs = make_native(family_id, 3, split="test", render_mode="rgb_array")
+    actions = random_actions(envs, 5)
+    rollout(envs, actions, seed=0)
+    frames = envs.render()
+    assert len(frames) == 3
+    for i, frame in enumerate(frames):
+        _check_frame(frame)
+        env = metarl_envs.MetaEnv(family_id, split="test", task=envs.tasks[i], render_mode="rgb_array")
+        rollout(env, actions[:, i], seed=i)
+        assert_same(env.render(), frame)
+        env.close()
+    envs.close()
+
+
+@each_id
+def test_the_goal_is_drawn(family_id):
+    """Frames of one state differ between tasks, and for one task they are the same."""
+    tasks = metarl_envs.family(family_id).tasks("test")[:8]
+    frames = [_frame(family_id, task) for task in tasks]
+    assert_same(_frame(family_id, tasks[0]), frames[0])
+    for i, a in enumerate(frames):
+        for j, b in enumerate(frames[:i]):
+            assert (a != b).any(), f"tasks {tasks[j].parameters} and {tasks[i].parameters} look the same"
+
+
+@each_id
+def test_a_changed_task_is_drawn(family_id):
+    tasks = metarl_envs.family(family_id).tasks("test")
+    env = metarl_envs.MetaEnv(family_id, split="test", task=tasks[0], render_mode="rgb_array")
+    rollout(env, random_actions(env, 5), seed=0)
+    first = env.render()
+    env.set_task(tasks[1])
+    assert (env.render() != first).any()
+    assert_same(env.render(), _frame(family_id, tasks[1]))
+
+
+@each_id
+def test_frames_are_fresh_and_change_nothing(family_id):
+    env, twin = (metarl_envs.MetaEnv(family_id, render_mode="rgb_array") for _ in range(2))
+    assert_same(env.reset(seed=0), twin.reset(seed=0))
+    for action in random_actions(env, 4):
+        frame = env.render()
+        kept = frame.copy()
+        frame[:] = 0
+        assert_same(env.render(), kept)
+        assert_same(env.get_state(), twin.get_state())
+        assert_same(env.step(action), twin.step(action))
+
+
+@each_id
+def test_environments_that_were_drawn_can_be_copied(family_id):
+    for env in (
+        metarl_envs.MetaEnv(family_id, render_mode="rgb_array"),
+        make_native(family_id, 2, render_mode="rgb_array"),
+    ):
+        rollout(env, random_actions(env, 4), seed=0)
+        frame = env.render()
+        for again in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+            assert_same(again.render(), frame)
+            again.close()
+        assert_same(env.render(), frame)
+        env.close()
+
+
+@each_mujoco_id
+def test_the_renderer_is_made_at_the_first_frame(family_id, monkeypatch):
+    made = []
+    real = mujoco.Renderer
+
+    def counting(*args, **kwargs):
+        made.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(mujoco, "Renderer", counting)
+    env = gymnasium.make(family_id, render_mode="rgb_array")
+    rollout(env, random_actions(env, 2), seed=0)
+    assert not made
+    env.render()
+    assert len(made) == 1
+    env.render()
+    assert len(made) == 1
+
+
+@each_mujoco_id
+def test_without_opengl_the_sentence_says_what_to_do(family_id, monkeypatch):
+    def broken(*_, **__):
+        raise ImportError("no OpenGL here")
+
+    monkeypatch.setattr(mujoco, "Renderer", broken)
+    env = metarl_envs.MetaEnv(family_id, render_mode="rgb_array")
+    twin = metarl_envs.MetaEnv(family_id)
+    actions = random_actions(env, 3)
+    assert_same(rollout(env, actions, seed=0), rollout(twin, actions, seed=0))
+    with pytest.raises(RuntimeError, match=r"(?s)EGL.*OSMesa.*MUJOCO_GL"):
+        env.render()
+    assert_same(env.step(actions[0]), twin.step(actions[0]))
+
+
+HEADLESS = """
+import gymnasium, metarl_envs, sys
+kept = []
+for family_id in metarl_envs.registered_ids():
+    env = gymnasium.make(family_id, render_mode="rgb_array")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    frame = env.render()
+    envs = gymnasium.make_vec(family_id, num_envs=2, render_mode="rgb_array")
+    envs.reset(seed=0)
+    print(family_id, frame.shape, frame.std() > 1, len(envs.render()))
+    kept.append((env, envs))  # alive, with their renderers, when the interpreter ends
+if "close" in sys.argv:
+    for pair in kept:
+        for env in pair:
+            env.close()
+"""
+
+
+@pytest.mark.parametrize("how", ["close", "leave open"])
+def test_headless_and_silent_to_the_end(how):
+    """Without a display and without a chosen backend; nothing is complained of, not even at exit."""
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-c", HEADLESS, how], capture_output=True, text=True, timeout=180, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [f"{i} (480, 480, 3) True 2" for i in metarl_envs.registered_ids()]
+
+
+def test_a_chosen_backend_is_kept():
+    code = "import os, metarl_envs.env; print(os.environ['MUJOCO_GL'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "MUJOCO_GL": "osmesa"},
+    )
+    assert done.stdout.strip() == "osmesa", done.stderr

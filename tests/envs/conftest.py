@@ -1,0 +1,26 @@
+"""Fixtures of the tests of `metarl_envs`."""
+
+import shutil
+
+import pytest
+
+from metarl_envs import models, specs, tables
+from metarl_envs.headless import prefer_headless_rendering
+
+# Test modules import mujoco before any environment does, and it chooses its backend when imported.
+prefer_headless_rendering()
+
+
+@pytest.fixture
+def spec_folder(tmp_path, monkeypatch):
+    """A copy of the specifications that is read instead of the shipped ones."""
+    folder = tmp_path / "tasks_spec"
+    shutil.copytree(tables.spec_directory(), folder)
+    monkeypatch.setattr(tables, "spec_directory", lambda: folder)
+    monkeypatch.setattr(models, "_checked", set())
+    caches = (specs.registered_ids, specs._family, tables.checksums)
+    for cache in caches:
+        cache.cache_clear()
+    yield folder
+    for cache in caches:
+        cache.cache_clear()
