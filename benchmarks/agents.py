@@ -59,9 +59,7 @@ def collection() -> bool:
         rounds=7,
         seconds=0.5,
     )
-    checks = [
-        Check("collector / bare loop, N=64", rates.ratio("through the collector", "bare loop"), 0.5)
-    ]
+    checks = [Check("collector / bare loop, N=64", rates.ratio("through the collector", "bare loop"), 0.5)]
     return report("Collection with a PEARL policy", "environment steps per second", rates, checks)
 
 
@@ -112,9 +110,7 @@ def update(preset: str) -> bool:
         },
         seconds=1.0,
     )
-    checks = [
-        Check("ours / straightforward", rates.ratio("our update", "straightforward update"), 0.95)
-    ]
+    checks = [Check("ours / straightforward", rates.ratio("our update", "straightforward update"), 0.95)]
     return report(f"PEARL update {preset}", "updates per second", rates, checks)
 
 

@@ -73,9 +73,7 @@ def gymnasium_single(gym_id: str) -> Variant:
 
 def gymnasium_sync(gym_id: str, num: int) -> Variant:
     """Gymnasium's synchronous vector environment of the same body."""
-    env = gymnasium.make_vec(
-        gym_id, num_envs=num, vectorization_mode="sync", max_episode_steps=EPISODE
-    )
+    env = gymnasium.make_vec(gym_id, num_envs=num, vectorization_mode="sync", max_episode_steps=EPISODE)
     env.reset(seed=0)
     env.action_space.seed(0)
     actions = itertools.cycle([env.action_space.sample() for _ in range(16)])

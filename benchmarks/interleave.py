@@ -96,13 +96,9 @@ def report(title: str, unit: str, rates: Rates, checks: list[Check]) -> bool:
         "title": title,
         "unit": unit,
         "medians": {name: round(rates.median(name), 1) for name in rates.rounds},
-        "checks": [
-            {"what": c.what, "value": round(c.value, 3), "required": c.required} for c in checks
-        ],
+        "checks": [{"what": c.what, "value": round(c.value, 3), "required": c.required} for c in checks],
         "machine": {"platform": platform.platform(), "processor": processor()},
-        "versions": {
-            name: version(name) for name in ("gymnasium", "mujoco", "numpy", "tianshou", "torch")
-        },
+        "versions": {name: version(name) for name in ("gymnasium", "mujoco", "numpy", "tianshou", "torch")},
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / f"{title.lower().replace(' ', '_')}.json"

@@ -1,7 +1,7 @@
 """Regenerates what the repository's documentation takes from the registry.
 
-    python docs/generate.py            writes docs/environments/*.md and the tables of the README
-    python docs/generate.py --check    fails if they are not what would be written
+python docs/generate.py            writes docs/environments/*.md and the tables of the README
+python docs/generate.py --check    fails if they are not what would be written
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def environments_table() -> str:
 
 def agents_table() -> str:
     """Returns the README's table of agents."""
-    rows = [
-        (f"`{entry.name}`", entry.title, entry.reference, entry.tier) for entry in AGENTS.values()
-    ]
+    rows = [(f"`{entry.name}`", entry.title, entry.reference, entry.tier) for entry in AGENTS.values()]
     return markdown_table(("name", "what it is", "reference", "tier"), rows)
 
 

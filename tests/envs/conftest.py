@@ -24,3 +24,9 @@ def spec_folder(tmp_path, monkeypatch):
     yield folder
     for cache in caches:
         cache.cache_clear()
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path, monkeypatch):
+    """Commands write into the working directory, and MuJoCo a log of whatever it warns of."""
+    monkeypatch.chdir(tmp_path)

@@ -15,16 +15,13 @@ from PIL import Image
 
 import metarl_envs
 from metarl_envs import cli, models, specs, tables
+from metarl_envs.frames import write_frames
 from metarl_envs.page import page
-from metarl_envs.png import write_png
+
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 IDS = metarl_envs.registered_ids()
 each_id = pytest.mark.parametrize("family_id", IDS)
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -227,7 +224,7 @@ def test_pictures_survive_being_written(data, tmp_path_factory):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     path = tmp_path_factory.mktemp("png") / "x.png"
-    write_png(path, image)
+    write_frames(path, [image], 20)
     with Image.open(path) as read:
         np.testing.assert_array_equal(np.asarray(read), image)
 

@@ -11,6 +11,8 @@ from metarl_envs import engine as engines
 from metarl_envs.bodies import BODIES, body_class
 from metarl_envs.schema import SpecError
 
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
+
 STEPS = 220
 FRAME_SKIP = 5
 
@@ -26,12 +28,6 @@ VARIANTS = [
 SIZES = [(1, 1), (8, 2)]
 each_variant = pytest.mark.parametrize(("family_id", "arguments"), VARIANTS)
 each_size = pytest.mark.parametrize(("num", "threads"), SIZES)
-
-
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path, monkeypatch):
-    """MuJoCo writes a log of unstable simulations into the working directory."""
-    monkeypatch.chdir(tmp_path)
 
 
 def test_every_mujoco_variant_is_covered():

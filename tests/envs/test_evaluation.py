@@ -46,9 +46,7 @@ class FakeVectorEnv:
         assert (split, autoreset_mode, num_envs) == ("test", AutoresetMode.DISABLED, len(tasks))
         self.vectors = np.array([task.parameters for task in tasks])
         self.observe_task, self.bonus = observe_task, bonus
-        self.single_observation_space = gymnasium.spaces.Box(
-            -9, 9, (5 if observe_task else 2,), np.float32
-        )
+        self.single_observation_space = gymnasium.spaces.Box(-9, 9, (5 if observe_task else 2,), np.float32)
         self.seeds, self.closed = [], False
         family.environments.append(self)
 
@@ -97,8 +95,7 @@ class FakeVectorEnv:
 
 def fake_family():
     tasks = tuple(
-        metarl_envs.Task("Fake-v0", "test", index, parameters)
-        for index, parameters in enumerate(FAKE_TASKS)
+        metarl_envs.Task("Fake-v0", "test", index, parameters) for index, parameters in enumerate(FAKE_TASKS)
     )
     return SimpleNamespace(
         id="Fake-v0",
@@ -134,9 +131,7 @@ class Recorder:
 
 
 def fake_report(agent=None, **protocol):
-    return evaluate(
-        agent or ZeroAgent(), fake_family(), Protocol(**protocol), make_vector_env=FakeVectorEnv
-    )
+    return evaluate(agent or ZeroAgent(), fake_family(), Protocol(**protocol), make_vector_env=FakeVectorEnv)
 
 
 # Protocols
@@ -264,9 +259,7 @@ def test_the_agent_sees_whole_trials():
     for transition in agent.transitions:
         assert not (transition.reward[~transition.active]).any()
         assert "task_id" not in transition.info
-    np.testing.assert_array_equal(
-        agent.transitions[0].next_observation, agent.transitions[1].observation
-    )
+    np.testing.assert_array_equal(agent.transitions[0].next_observation, agent.transitions[1].observation)
     (env,) = family.environments
     assert env.closed
 
@@ -644,9 +637,7 @@ def test_real_families_repeat_exactly(family_id):
     zero = evaluate(ZeroAgent(), family_id, protocol, env_arguments=arguments)
     np.testing.assert_array_equal(zero.returns[:, :2], fewer.returns)
     with pytest.raises(ValueError, match="same environment arguments"):
-        zero.with_references(
-            {"zero": dataclasses.replace(zero, provenance=fake_report().provenance)}
-        )
+        zero.with_references({"zero": dataclasses.replace(zero, provenance=fake_report().provenance)})
 
 
 def test_the_point_references_frame_a_random_agent():
@@ -663,7 +654,5 @@ def test_importing_the_evaluation_is_light():
         "import sys, metarl_envs.evaluation; "
         "print(sorted({'torch', 'tianshou', 'matplotlib', 'mujoco'} & set(sys.modules)))"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

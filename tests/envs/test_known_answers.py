@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import metarl_envs
 
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
+
 
 def _vectors(family_id, split):
     return np.array([task.parameters for task in metarl_envs.family(family_id).tasks(split)])

@@ -86,9 +86,7 @@ def test_bootstrap_of_the_mean_has_the_closed_form_variance():
     assert over_runs.mean() == pytest.approx(scores.mean(), abs=0.01)
     assert over_runs.var() == pytest.approx(scores.var(axis=0).sum() / runs / tasks**2, rel=0.05)
     one_run = scores[:1]
-    over_tasks = stratified_bootstrap(
-        one_run, np.mean, repetitions=40_000, rng=rng(3), over_tasks=True
-    )
+    over_tasks = stratified_bootstrap(one_run, np.mean, repetitions=40_000, rng=rng(3), over_tasks=True)
     assert over_tasks.var() == pytest.approx(one_run.var() / tasks, rel=0.05)
 
 
@@ -120,9 +118,7 @@ def test_performance_profile_falls_from_one_to_zero(scores, thresholds):
 
 def test_performance_profile_counts_scores_strictly_above():
     scores = np.arange(10.0).reshape(2, 5)
-    np.testing.assert_array_equal(
-        performance_profile(scores, [-1, 0, 4.5, 9]), [1.0, 0.9, 0.5, 0.0]
-    )
+    np.testing.assert_array_equal(performance_profile(scores, [-1, 0, 4.5, 9]), [1.0, 0.9, 0.5, 0.0])
 
 
 @given(matrices, seeds)
