@@ -1,6 +1,7 @@
 """The command line `metarl-envs`: what it prints and writes, and what it says to mistakes."""
 
 import csv
+import itertools
 import json
 import re
 import subprocess
@@ -217,16 +218,44 @@ def test_render_writes_into_the_working_directory_by_default(run, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [f"{family_id}.png"]
 
 
+@each_id
+def test_render_a_clip(run, family_id, tmp_path):
+    path = tmp_path / "clip.gif"
+    assert run("render", family_id, "--out", path, "--steps", 4) == (0, f"{path}\n", "")
+    fps = metarl_envs.MetaEnv(family_id).metadata["render_fps"]
+    with Image.open(path) as clip:
+        assert clip.format == "GIF"
+        assert clip.size == (480, 480)
+        # The start and four steps.
+        assert clip.n_frames == 5
+        assert clip.info["duration"] == 1000 / fps
+        shown = []
+        for i in range(5):
+            clip.seek(i)
+            shown.append(np.asarray(clip.convert("RGB")))
+    assert all((a != b).any() for a, b in itertools.pairwise(shown))
+
+
+def test_pictures_without_pillow_say_what_to_install(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    status, out, err = run("render", "MetaPoint-Goal-v0")
+    assert (status, out) == (2, "")
+    assert "metarl-envs[plot]" in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_pictures_survive_being_written(data, tmp_path_factory):
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    path = tmp_path_factory.mktemp("png") / "x.png"
-    write_frames(path, [image], 20)
+    images = rng.integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("picture") / "x.png"
+    write_frames(path, list(images), 20)
     with Image.open(path) as read:
-        np.testing.assert_array_equal(np.asarray(read), image)
+        np.testing.assert_array_equal(np.asarray(read), images[-1])
+    assert [p.name for p in path.parent.iterdir()] == ["x.png"]
 
 
 MISTAKES = [
@@ -239,6 +268,7 @@ MISTAKES = [
     (("render", "MetaPoint-Goal-v0", "--task", "one"), ("--task", "integer")),
     (("render", "MetaPoint-Goal-v0", "--seed", "-1"), ("seed",)),
     (("render", "MetaPoint-Goal-v0", "--steps", "-1"), ("steps",)),
+    (("render", "MetaPoint-Goal-v0", "--out", "x.jpg"), (".png", ".gif", "x.jpg")),
     (("tasks", "export", "MetaPoint-Goal-v0", "--split", "ood"), ("'train'", "'test'")),
     (("tasks", "export", "MetaPoint-Goal-v0", "--format", "xml"), ("json", "csv")),
     (("tasks", "freeze", "MetaPoint-Goal-v0"), ("new version",)),

@@ -9,7 +9,6 @@ import pytest
 import metarl_envs
 from metarl_envs import engine as engines
 from metarl_envs.bodies import BODIES, body_class
-from metarl_envs.schema import SpecError
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
@@ -243,11 +242,6 @@ def test_contact_forces_must_be_asked_for():
     with pytest.raises(RuntimeError, match="asked for"):
         engine.contact_forces()
     engine.close()
-
-
-def test_unknown_bodies_are_named():
-    with pytest.raises(SpecError, match="half_cheetah"):
-        body_class("half_cheetahh")
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e8, 9e9])

@@ -303,8 +303,8 @@ def test_a_rule_that_does_not_fit_its_distribution(rule, distribution):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("body", "snake", r"snake.*half_cheetah"),
-        ("objective", "win", r"win.*velocity"),
+        ("body", "snake", r"half_cheetah.*snake"),
+        ("objective", "win", r"velocity.*win"),
         ("body_options", {"frame_skpi": 5}, r"frame_skpi"),
         ("objective_options", {"control_cots": 0.1}, r"control_cots"),
     ],

@@ -13,6 +13,7 @@ from metarl_envs.bodies import body_class
 from metarl_envs.bodies.base import Body
 from metarl_envs.headless import prefer_headless_rendering
 from metarl_envs.objectives import OBJECTIVES, Motion
+from metarl_envs.schema import check_options
 from metarl_envs.specs import Family
 from metarl_envs.tasks import Task
 
@@ -125,6 +126,7 @@ class Core:
         for name, value in family.resolve_arguments(arguments, own_arguments).items():
             options[family.arguments[name].of][name] = value
         body: type[Any] = body_class(family.body)
+        check_options(f"{family.id}: the body {family.body!r}", body, options["body"])
         self.body: Body = body(num, num_threads, **options["body"])
         if self.body.model is not None:
             from metarl_envs.models import check_model  # the point families need no MuJoCo
@@ -133,7 +135,9 @@ class Core:
         if not self.body.reports_contact_forces:
             # The specification gives the term's weight; whether there is one is the body's to say.
             options["objective"].pop("contact_cost", None)
-        self.objective = OBJECTIVES[family.objective](**options["objective"])
+        objective = OBJECTIVES[family.objective]
+        check_options(f"{family.id}: the objective {family.objective!r}", objective, options["objective"])
+        self.objective = objective(**options["objective"])
         self.observe_task = observe_task
         self._body_size = sum(row.size for row in self.body.observations)
         parameters = len(family.parameter_names)

@@ -154,12 +154,7 @@ _KINDS: dict[str, dict[str, schema.Key]] = {
     "uniform": {"low": schema.numbers(), "high": schema.numbers()},
     "disc": {"radius": schema.number()},
     "arc": {"radius": schema.number(), "low": schema.number(), "high": schema.number()},
-    "choice": {
-        "values": schema.Key(
-            lambda v: isinstance(v, list) and bool(v) and all(isinstance(x, list) for x in v),
-            "a non-empty list of parameter lists",
-        )
-    },
+    "choice": {"values": schema.number_lists()},
 }
 
 
@@ -179,9 +174,9 @@ def parse(file: str, where: str, table: Mapping[str, Any], size: int) -> Distrib
         SpecError: the table is malformed or has another number of parameters.
     """
     kind = table.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise SpecError(f"{file}: {where}.kind must be one of {schema.listed(_KINDS)}, got {kind!r}")
-    schema.check(file, where, table, {"kind": schema.text(), **_KINDS[str(kind)]})
+    schema.check(file, where, table, {"kind": schema.text(), **_KINDS[kind]})
     result: Distribution
     if kind == "uniform":
         low, high = tuple(map(float, table["low"])), tuple(map(float, table["high"]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gymnasium
 
-from metarl_envs import tables
-from metarl_envs.specs import read_toml, registered_ids
+from metarl_envs import schema, tables
+from metarl_envs.specs import HORIZON, read_toml, registered_ids
 
 
 def register_families() -> None:
@@ -16,7 +16,10 @@ def register_families() -> None:
     for family_id in registered_ids():
         if family_id in gymnasium.registry:
             continue
-        content = read_toml(tables.spec_directory() / f"{family_id}.toml")
+        file = f"{family_id}.toml"
+        content = read_toml(tables.spec_directory() / file)
+        horizon = {k: v for k, v in content.items() if k == "horizon"}
+        schema.check(file, "", horizon, {"horizon": HORIZON})
         gymnasium.register(
             id=family_id,
             entry_point="metarl_envs.env:MetaEnv",

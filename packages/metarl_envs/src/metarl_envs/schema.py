@@ -7,6 +7,8 @@ or edited that file.
 from __future__ import annotations
 
 import difflib
+import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,29 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
+def check_options(where: str, cls: type, options: Iterable[str]) -> None:
+    """Checks the names of keyword options against those that a class and its bases take.
+
+    Args:
+        where: what the options are of, for the message.
+        cls: the class they are passed to.
+        options: their names.
+
+    Raises:
+        SpecError: one is unknown.
+    """
+    known: dict[str, None] = {}
+    for base in cls.__mro__:
+        for name, parameter in inspect.signature(base.__init__).parameters.items():  # type: ignore[misc]
+            if parameter.default is not inspect.Parameter.empty:
+                known[name] = None
+    for name in options:
+        if name not in known:
+            raise SpecError(
+                f"{where} has no option {name!r} (allowed: {listed(known)}){suggestion(name, known)}"
+            )
+
+
 @dataclass(frozen=True)
 class Key:
     """One key of a table: a test of its value and the words that describe what passes."""
@@ -37,7 +62,11 @@ class Key:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_number(x) for x in value)
 
 
 def text(required: bool = True) -> Key:
@@ -75,17 +104,22 @@ def texts(required: bool = True) -> Key:
 
 
 def numbers(required: bool = True) -> Key:
-    """A non-empty list of numbers."""
+    """A non-empty list of finite numbers."""
+    return Key(_is_numbers, "a non-empty list of finite numbers", required)
+
+
+def number_lists(required: bool = True) -> Key:
+    """A non-empty list of such lists."""
     return Key(
-        lambda v: isinstance(v, list) and bool(v) and all(_is_number(x) for x in v),
-        "a non-empty list of numbers",
+        lambda v: isinstance(v, list) and bool(v) and all(map(_is_numbers, v)),
+        "a non-empty list of lists of finite numbers",
         required,
     )
 
 
 def number(required: bool = True) -> Key:
-    """A number."""
-    return Key(_is_number, "a number", required)
+    """A finite number."""
+    return Key(_is_number, "a finite number", required)
 
 
 def table(required: bool = True) -> Key:

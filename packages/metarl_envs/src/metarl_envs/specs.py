@@ -13,19 +13,24 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from metarl_envs import distributions, schema, tables
+from metarl_envs.bodies import BODIES
 from metarl_envs.distributions import Distribution
+from metarl_envs.objectives import OBJECTIVES
 from metarl_envs.schema import SpecError, listed, suggestion
 from metarl_envs.tasks import OFF_TABLE, Task
 
 SPLITS = ("train", "test", "ood")
 """The split names there are, in the order of every table."""
 
+HORIZON = schema.integer(1)
+"""What a time limit may be, which registration reads alone."""
+
 _KEYS = {
     "title": schema.text(),
     "summary": schema.text(),
-    "body": schema.text(),
-    "objective": schema.text(),
-    "horizon": schema.integer(1),
+    "body": schema.one_of(BODIES),
+    "objective": schema.one_of(OBJECTIVES),
+    "horizon": HORIZON,
     "train_equals_test": schema.flag(required=False),
     "body_options": schema.table(required=False),
     "objective_options": schema.table(required=False),
@@ -263,6 +268,7 @@ class Family:
 
 def _arguments(file: str, table: Mapping[str, Any]) -> dict[str, Argument]:
     arguments = {}
+    schema.check(file, "arguments", table, dict.fromkeys(table, schema.table()))
     for name, row in table.items():
         schema.check(file, f"arguments.{name}", row, _ARGUMENT_KEYS)
         if row["default"] not in row["choices"]:
@@ -289,6 +295,8 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
     for key in ("units", "low", "high"):
         if len(parameters[key]) != size:
             raise SpecError(f"{file}: parameters.{key} must have {size} elements, one per name")
+    if any(lo >= hi for lo, hi in zip(parameters["low"], parameters["high"], strict=True)):
+        raise SpecError(f"{file}: parameters.low must be below parameters.high in every element")
     schema.check(file, "table", content["table"], _TABLE_KEYS)
     rule, seed = content["table"]["rule"], content["table"].get("seed")
     if rule.startswith("random_state") != (seed is not None):
@@ -343,7 +351,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path.name}: {error}") from error
 
 

@@ -137,7 +137,7 @@ def load(family: Family) -> dict[str, Array]:
     try:
         content = json.loads(path.read_text())
         tables = {name: np.array(rows, dtype=np.float64) for name, rows in content.items()}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SpecError(f"{path.name}: the frozen table cannot be read: {error}") from error
     if list(tables) != list(family.splits):
         raise SpecError(f"{path.name}: holds the splits {list(tables)}, not {list(family.splits)}")
