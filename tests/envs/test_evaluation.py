@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ from metarl_envs.evaluation import (
     register_scripted_oracle,
     scripted_oracle,
 )
+from metarl_envs.evaluation.provenance import command_line
 
 HORIZON = 6
 # A task is (steps until it terminates by itself, reward per step, step of the only success).
@@ -392,7 +392,9 @@ def test_report_round_trips_through_its_file(tmp_path):
     assert provenance["env_arguments"] == {"bonus": 0.1}
     assert provenance["versions"]["numpy"] == np.__version__
     assert len(provenance["table_sha256"]) == 64
-    assert provenance["command_line"] == shlex.join(sys.orig_argv)
+    assert provenance["command_line"] == command_line()
+    assert os.path.basename(sys.executable) in command_line()
+    assert os.path.dirname(sys.executable) not in command_line()
 
 
 def test_whoever_reads_a_file_reads_it_whole(tmp_path):

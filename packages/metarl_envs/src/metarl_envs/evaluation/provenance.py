@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import shlex
 import sys
@@ -92,7 +93,7 @@ class Provenance:
                 **{name: _version(name) for name in _DISTRIBUTIONS},
             },
             platform=platform.platform(),
-            command_line=shlex.join(sys.orig_argv),
+            command_line=command_line(),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 
@@ -115,3 +116,9 @@ def _qualified_name(maker: Any) -> str:
     # A partial or another callable object has no name of its own, but its class has.
     named = maker if hasattr(maker, "__qualname__") else type(maker)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def command_line() -> str:
+    """The command of this process, quoted for a shell, programs without the folders they lie in."""
+    programs, words = sys.orig_argv[:2], sys.orig_argv[2:]
+    return shlex.join([*(os.path.basename(program) or program for program in programs), *words])
