@@ -1,6 +1,7 @@
 """Contract 10: frames without a display, the goal drawn, the renderer made when it is needed."""
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
@@ -28,6 +29,12 @@ def _check_frame(frame):
     assert frame.shape == (480, 480, 3)
     assert frame.dtype == np.uint8
     assert frame.std() > 1.0
+
+
+def _assert_same_frame(a, b):
+    differing = (a != b).any(axis=-1)
+    largest = np.abs(a.astype(int) - b).max()
+    assert not differing.any(), f"{differing.mean():.4%} of the pixels differ, by up to {largest}"
 
 
 def _frame(family_id, task, steps=5, **arguments):
@@ -71,7 +78,7 @@ def test_vector_frames(family_id):
         _check_frame(frame)
         env = metarl_envs.MetaEnv(family_id, split="test", task=envs.tasks[i], render_mode="rgb_array")
         rollout(env, actions[:, i], seed=i)
-        assert_same(env.render(), frame)
+        _assert_same_frame(env.render(), frame)
         env.close()
     envs.close()
 
@@ -81,7 +88,7 @@ def test_the_goal_is_drawn(family_id):
     """Frames of one state differ between tasks, and for one task they are the same."""
     tasks = metarl_envs.family(family_id).tasks("test")[:8]
     frames = [_frame(family_id, task) for task in tasks]
-    assert_same(_frame(family_id, tasks[0]), frames[0])
+    _assert_same_frame(_frame(family_id, tasks[0]), frames[0])
     for i, a in enumerate(frames):
         for j, b in enumerate(frames[:i]):
             assert (a != b).any(), f"tasks {tasks[j].parameters} and {tasks[i].parameters} look the same"
@@ -95,7 +102,7 @@ def test_a_changed_task_is_drawn(family_id):
     first = env.render()
     env.set_task(tasks[1])
     assert (env.render() != first).any()
-    assert_same(env.render(), _frame(family_id, tasks[1]))
+    _assert_same_frame(env.render(), _frame(family_id, tasks[1]))
 
 
 @each_id
@@ -106,7 +113,7 @@ def test_frames_are_fresh_and_change_nothing(family_id):
         frame = env.render()
         kept = frame.copy()
         frame[:] = 0
-        assert_same(env.render(), kept)
+        _assert_same_frame(env.render(), kept)
         assert_same(env.get_state(), twin.get_state())
         assert_same(env.step(action), twin.step(action))
 
@@ -120,10 +127,39 @@ def test_environments_that_were_drawn_can_be_copied(family_id):
         rollout(env, random_actions(env, 4), seed=0)
         frame = env.render()
         for again in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
-            assert_same(again.render(), frame)
+            _assert_same_frame(np.stack(again.render()), np.stack(frame))
             again.close()
-        assert_same(env.render(), frame)
+        _assert_same_frame(np.stack(env.render()), np.stack(frame))
         env.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped", "collected while drawing"])
+@each_id
+def test_environments_do_not_disturb_each_others_frames(family_id, how, monkeypatch):
+    """Whatever happens to one environment, and whenever, another goes on drawing what it drew."""
+    env, other = (metarl_envs.MetaEnv(family_id, render_mode="rgb_array") for _ in range(2))
+    env.reset(seed=0)
+    frame = env.render()
+    other.reset(seed=1)
+    other.render()
+    _assert_same_frame(env.render(), frame)
+    if how == "closed":
+        other.close()
+    elif how == "dropped":
+        del other
+    else:
+        other.itself = other  # only the garbage collector frees it, and it runs when it likes
+        del other
+        real = mujoco.mjr_render
+
+        def collect_and_render(*args):
+            gc.collect()
+            return real(*args)
+
+        monkeypatch.setattr(mujoco, "mjr_render", collect_and_render)
+    for _ in range(2):
+        _assert_same_frame(env.render(), frame)
+    env.close()
 
 
 @each_mujoco_id

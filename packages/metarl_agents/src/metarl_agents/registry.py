@@ -16,7 +16,8 @@ class AgentEntry:
         class_path: `module:class` of its algorithm.
         title: one line about it.
         reference: the paper it is from.
-        tier: "agent" for a meta-learner, "reference" for a bound to compare with.
+        tier: "verified" where `results/` holds a learning result with seeds and commands, else
+            "implemented".
     """
 
     name: str
@@ -44,14 +45,14 @@ AGENTS: dict[str, AgentEntry] = {
             class_path="metarl_agents.algorithms.pearl:PEARL",
             title="Soft actor-critic on a latent task variable inferred from recent transitions",
             reference="Rakelly et al. 2019, arXiv:1903.08254",
-            tier="agent",
+            tier="verified",
         ),
         AgentEntry(
             name="oracle",
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic that observes the task",
             reference="Haarnoja et al. 2018, arXiv:1801.01290",
-            tier="reference",
+            tier="implemented",
         ),
     )
 }
