@@ -88,7 +88,8 @@ def report(title: str, unit: str, rates: Rates, checks: list[Check]) -> bool:
     """
     print(f"\n{title} ({unit}, median of {len(next(iter(rates.rounds.values())))} interleaved rounds)")
     for name in rates.rounds:
-        print(f"  {name:<58} {rates.median(name):>14,.0f}")
+        rate = rates.median(name)
+        print(f"  {name:<58} {rate:>14,.0f}" if rate >= 100 else f"  {name:<58} {rate:>14.2f}")
     for check in checks:
         verdict = "reached" if check.reached else "MISSED"
         print(f"  {check.what:<58} {check.value:>14.2f}  (required {check.required:g}: {verdict})")
