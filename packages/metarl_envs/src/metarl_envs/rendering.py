@@ -12,12 +12,28 @@ from numpy.typing import NDArray
 _MARKER_RADIUS = 0.25  # m
 _MARKER_COLOUR = np.array([0.15, 0.75, 0.3, 0.6], dtype=np.float32)
 
-_open: weakref.WeakSet[Renderer] = weakref.WeakSet()
+# MuJoCo frees a renderer's objects in whichever OpenGL context is current, by number, so freeing one while
+# another draws destroys the other's. Renderers are therefore kept here until a moment when nobody draws.
+_open: list[mujoco.Renderer] = []
+_retired: list[mujoco.Renderer] = []
 
 
-def _close_all() -> None:
-    for renderer in list(_open):
+def _retire(renderer: mujoco.Renderer) -> None:
+    """Marks a renderer as unused; the garbage collector may call this at any time, so it frees nothing."""
+    _retired.append(renderer)
+
+
+def _free_retired() -> None:
+    while _retired:
+        renderer = _retired.pop()
+        _open.remove(renderer)
+        renderer.render()  # makes its own context the current one
         renderer.close()
+
+
+def _free_all() -> None:
+    _retired[:] = _open
+    _free_retired()
 
 
 class Renderer:
@@ -32,6 +48,7 @@ class Renderer:
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         self.size = (height, width)
+        _free_retired()
         try:
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:
@@ -44,11 +61,13 @@ class Renderer:
         self._camera.trackbodyid = 1
         self._camera.distance = 6.0
         self._camera.azimuth, self._camera.elevation = 90.0, -25.0
-        _open.add(self)
+        _open.append(self._renderer)
+        self._retire = weakref.finalize(self, _retire, self._renderer)
+        self._retire.atexit = False
         # MuJoCo shuts OpenGL down at exit, by a function that it registers with its first context.
         # Contexts have to be freed before, so this one goes behind it: the last comes first.
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)
+        atexit.unregister(_free_all)
+        atexit.register(_free_all)
 
     def draw(self, data: mujoco.MjData, goal: NDArray[np.float64] | None) -> NDArray[np.uint8]:
         """Draws a simulation and marks a point of the floor.
@@ -60,6 +79,7 @@ class Renderer:
         Returns:
             The frame, `(height, width, 3)`.
         """
+        _free_retired()
         self._renderer.update_scene(data, self._camera)
         if goal is not None:
             scene = self._renderer.scene
@@ -78,5 +98,5 @@ class Renderer:
 
     def close(self) -> None:
         """Frees the OpenGL context."""
-        _open.discard(self)
-        self._renderer.close()
+        self._retire()
+        _free_retired()
