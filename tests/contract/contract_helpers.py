@@ -9,6 +9,8 @@ import pytest
 import metarl_envs
 
 IDS = metarl_envs.registered_ids()
+DYNAMICS_IDS = tuple(i for i in IDS if i.split("-")[1] in ("Params", "LowFriction", "Crippled"))
+"""Families whose tasks have physics of their own."""
 DISCRETE_IDS = tuple(i for i in IDS if metarl_envs.family(i).train_equals_test)
 
 
@@ -37,6 +39,15 @@ def _variants():
 VARIANTS = list(_variants())
 """Every id with its defaults, and with every other choice of each of its own arguments."""
 
+_OF_BODY = {metarl_envs.family(i).body: i for i in reversed(IDS)}
+BODY_IDS = tuple(sorted(_OF_BODY.values()))
+"""One id per body, for what depends on the body alone and takes long."""
+
+each_body = pytest.mark.parametrize("family_id", BODY_IDS)
+each_mujoco_body = pytest.mark.parametrize("family_id", [i for i in BODY_IDS if i in MUJOCO_IDS])
+each_body_variant = pytest.mark.parametrize(
+    ("family_id", "arguments"), [v for v in VARIANTS if v.values[0] in BODY_IDS]
+)
 each_id = pytest.mark.parametrize("family_id", IDS)
 each_mujoco_id = pytest.mark.parametrize("family_id", MUJOCO_IDS)
 each_variant = pytest.mark.parametrize(("family_id", "arguments"), VARIANTS)
@@ -99,9 +110,12 @@ def random_actions(env, steps, seed=0, scale=1.2):
 
 
 def rollout(env, actions, seed=None, reset=True):
-    """Everything a reset and the steps return, as a list."""
+    """Everything a reset and the steps return, as a list; a single episode that terminates is restarted."""
     results = [env.reset(seed=seed)] if reset else []
-    results.extend(env.step(action) for action in actions)
+    for action in actions:
+        results.append(env.step(action))
+        if results[-1][2] is True:
+            results.append(env.reset())
     return results
 
 

@@ -71,7 +71,8 @@ def test_one_simulation_diverges_alone(family_id, arguments, how):
     _break(envs, 2, how)
     result, calm = envs.step(actions[3]), twin.step(actions[3])
     assert_finite(result)
-    assert result[2].tolist() == result[4]["diverged"].tolist() == [False, False, True, False]
+    assert result[4]["diverged"].tolist() == [False, False, True, False]
+    assert result[2][2]
     assert not result[3].any()
     assert not result[4]["success"][2]
     # What it shows is its last sound state.
@@ -88,12 +89,12 @@ def test_one_simulation_diverges_alone(family_id, arguments, how):
         result, calm = envs.step(action), twin.step(action)
         assert_finite(result)
         assert envs.observation_space.contains(result[0])
-        assert not result[2].any()
         assert not result[4]["diverged"].any()
-        assert (result[1][2] == 0.0) == (k == 0)
+        assert k > 0 or (result[1][2] == 0.0 and not result[2][2])
         for i in (0, 1, 3):
             assert_same(_row(result, i), _row(calm, i))
-    assert envs.get_state()["elapsed"].tolist() == [9, 9, 4, 9]
+    others = np.array([0, 1, 3])
+    assert_same(envs.get_state()["elapsed"][others], twin.get_state()["elapsed"][others])
 
 
 @each_how
@@ -159,15 +160,16 @@ def test_divergence_in_disabled_mode_waits_for_its_reset(family_id, arguments):
     rollout(envs, actions[:2], seed=0)
     _break(envs, 0, "nan velocity")
     *_, terminated, _, _ = envs.step(actions[2])
-    with pytest.raises(RuntimeError, match=r"\[0\]"):
+    assert terminated[0]
+    with pytest.raises(RuntimeError, match=r"\[0[,\]]"):
         envs.step(actions[3])
     result = envs.step(actions[3], ~terminated)
-    assert not result[2].any()
+    assert not result[2][terminated].any()
     assert not result[4]["diverged"].any()
     assert_finite(result)
-    start, _ = envs.reset(options={"reset_mask": terminated})
+    start, _ = envs.reset(options={"reset_mask": terminated | result[2]})
     assert_finite(start)
-    assert not envs.step(actions[4])[2].any()
+    assert not envs.step(actions[4])[4]["diverged"].any()
 
 
 @each_mujoco_variant

@@ -119,7 +119,7 @@ def _makers(family_id):
 def test_unknown_split(family_id):
     for make in _makers(family_id):
         _refused(lambda make=make: make(split="tets"), ("'tets'", "'train'", "'test'", "did you mean"))
-        _refused(lambda make=make: make(split="ood"), ("'train'", "'test'"))
+        _refused(lambda make=make: make(split="validation"), ("'train'", "'test'"))
         _refused(lambda make=make: make(split=None), ("'train'", "'test'"))
 
 

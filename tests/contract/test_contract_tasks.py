@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from contract_helpers import (
     DISCRETE_IDS,
+    DYNAMICS_IDS,
     assert_same,
     each_id,
     make_native,
@@ -73,6 +74,15 @@ def test_wrapped_environments_offer_the_task_methods(family_id):
 @each_id
 def test_a_new_task_counts_from_the_next_step(family_id):
     """`set_task` in the middle of an episode changes no state, only what follows."""
+    if family_id in DYNAMICS_IDS:  # their tasks have been different physics until then
+        env = metarl_envs.MetaEnv(family_id, task=0)
+        env.reset(seed=0)
+        before = env.get_state()
+        env.set_task(1)
+        after = env.get_state()
+        assert_same({**before, "tasks": None}, {**after, "tasks": None})
+        assert after["tasks"] == [metarl_envs.family(family_id).task("train", 1).to_dict()]
+        return
     tasks = some_tasks(family_id, 2)
     env = metarl_envs.MetaEnv(family_id, task=tasks[0])
     twin = metarl_envs.MetaEnv(family_id, task=tasks[1])
@@ -188,8 +198,10 @@ def test_vectorised_tasks_are_the_rows_tasks(family_id):
     for i, task in enumerate(tasks):
         env = metarl_envs.MetaEnv(family_id, task=task)
         alone = rollout(env, actions[:, i], seed=5 + i)
-        for row, single in zip(together[1:], alone[1:], strict=True):
+        for row, single in zip(together[1:], alone[1:], strict=False):
             assert row[1][i] == single[1]
+            if single[2]:
+                break  # from here on they restart differently
 
 
 def _probe(envs, steps):
@@ -221,5 +233,9 @@ def test_changing_the_task_changes_rewards_and_nothing_observed(family_id, data)
         results.append(_probe(envs, 12))
         envs.close()
     (seen_a, rewards_a), (seen_b, rewards_b) = results
-    assert any((a != b).any() for a, b in zip(rewards_a, rewards_b, strict=True))
+    differ = any((a != b).any() for a, b in zip(rewards_a, rewards_b, strict=True))
+    if family_id in DYNAMICS_IDS:
+        assert differ or any((a != b).any() for a, b in zip(seen_a, seen_b, strict=True))
+        return
+    assert differ
     assert_same(seen_a, seen_b)

@@ -227,10 +227,11 @@ def test_render_a_clip(run, family_id, tmp_path):
         assert clip.format == "GIF"
         assert clip.size == (480, 480)
         # The start and four steps.
-        assert clip.n_frames == 5
-        assert clip.info["duration"] == 1000 / fps
+        assert clip.n_frames in range(2, 6)  # fewer where an episode ends early
+        # GIF counts in hundredths of a second, and viewers slow down below two of them.
+        assert clip.info["duration"] == pytest.approx(max(20, 1000 / fps), abs=10)
         shown = []
-        for i in range(5):
+        for i in range(clip.n_frames):
             clip.seek(i)
             shown.append(np.asarray(clip.convert("RGB")))
     assert all((a != b).any() for a, b in itertools.pairwise(shown))

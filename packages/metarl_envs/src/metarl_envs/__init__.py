@@ -18,6 +18,7 @@ from metarl_envs.tasks import Task
 
 if TYPE_CHECKING:
     from metarl_envs.env import MetaEnv
+    from metarl_envs.transitions import TransitionModel
     from metarl_envs.vector_env import MetaVectorEnv
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "MetaVectorEnv",
     "SpecError",
     "Task",
+    "TransitionModel",
     "__version__",
     "family",
     "registered_ids",
@@ -42,6 +44,10 @@ def __getattr__(name: str) -> Any:
         from metarl_envs.env import MetaEnv
 
         return MetaEnv
+    if name == "TransitionModel":
+        from metarl_envs.transitions import TransitionModel
+
+        return TransitionModel
     if name == "MetaVectorEnv":
         from metarl_envs.vector_env import MetaVectorEnv
 

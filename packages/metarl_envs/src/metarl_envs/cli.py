@@ -158,10 +158,8 @@ def problems(f: Family) -> list[str]:
 def _model_problems(f: Family) -> list[str]:
     from metarl_envs.page import build_core
 
-    core = build_core(f)
-    model = core.body.model
-    recorded = models.recorded_checksum(f)
-    if model is not None and recorded not in (None, models.model_checksum(model)):
+    checksum = build_core(f).model_checksum()
+    if checksum is not None and models.recorded_checksum(f) not in (None, checksum):
         return [f"the compiled model is not the one recorded for MuJoCo {models.mujoco_minor_version()}"]
     return []
 
@@ -218,9 +216,9 @@ def freeze(family_id: FamilyId) -> None:
 
     f = family(family_id)
     tables.freeze(f)
-    model = build_core(f).body.model
-    if model is not None:
-        tables.record_checksums("models", f.id, {models.mujoco_minor_version(): models.model_checksum(model)})
+    checksum = build_core(f).model_checksum()
+    if checksum is not None:
+        tables.record_checksums("models", f.id, {models.mujoco_minor_version(): checksum})
     print(f"{f.id}: frozen")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class Core:
         num: the number of simulations N.
         observation: the present observations `(N, O)`, float32.
         elapsed: steps since each simulation's reset, `(N,)`.
-        all_well: whether the last step went without a divergence.
+        all_well: whether the last step went without a fall or a divergence.
         generators: one per simulation; every random number of simulation i comes from generator i.
     """
 
@@ -124,17 +125,22 @@ class Core:
             "objective": dict(family.objective_options),
         }
         for name, value in family.resolve_arguments(arguments, own_arguments).items():
-            options[family.arguments[name].of][name] = value
-        body: type[Any] = body_class(family.body)
+            of = family.arguments[name].of
+            for owner in ("body", "objective") if of == "both" else (of,):
+                options[owner][name] = value
+        body = body_class(family.body)
         check_options(f"{family.id}: the body {family.body!r}", body, options["body"])
-        self.body: Body = body(num, num_threads, **options["body"])
+        make_body: Callable[..., Body] = body
+        self._make_body: Callable[[int, int], Body] = functools.partial(make_body, **options["body"])
+        self.body: Body = self._make_body(num, num_threads)
         if self.body.model is not None:
             from metarl_envs.models import check_model  # the point families need no MuJoCo
 
             check_model(family, self.body.model)
         if not self.body.reports_contact_forces:
             # The specification gives the term's weight; whether there is one is the body's to say.
-            options["objective"].pop("contact_cost", None)
+            for name in ("contact_cost", "contact_limit"):
+                options["objective"].pop(name, None)
         objective = OBJECTIVES[family.objective]
         check_options(f"{family.id}: the objective {family.objective!r}", objective, options["objective"])
         self.objective = objective(**options["objective"])
@@ -172,6 +178,7 @@ class Core:
             self._tasks[i] = task
             self._vectors[i] = task.parameters
             self._task_ids[i] = task.index
+        self.body.set_tasks(ids, self._vectors[ids])
         if self.observe_task:
             self.observation[ids, self._body_size :] = self._vectors[ids]
 
@@ -188,7 +195,7 @@ class Core:
         self.elapsed[ids] = 0
         fresh = self._observe()
         self.observation[ids] = fresh[ids]
-        self._position = self.body.position()
+        self._position[ids] = self.body.position()[ids]
 
     def _observe(self) -> NDArray[np.float32]:
         observation = np.empty(self.observation.shape, dtype=np.float32)
@@ -238,6 +245,7 @@ class Core:
             rewards `(N,)`, terminated `(N,)`, and the info arrays.
         """
         body, objective = self.body, self.objective
+        actions = body.actuate(actions, self._vectors)
         if mask is None:
             body.advance(actions, None)
             self.elapsed += 1
@@ -245,7 +253,7 @@ class Core:
             body.advance(actions, np.flatnonzero(mask))
             self.elapsed += mask
         position = body.position()
-        velocity = (position - self._position) / body.dt
+        velocity = body.velocity(self._position, position)
         observation = self._observe()
         motion = Motion(position, velocity, actions, body.contact_forces())
         outcome = objective.judge(motion, self._vectors)
@@ -256,8 +264,10 @@ class Core:
         info.update(body.info(position, velocity))
         info["success"] = outcome.success
 
-        diverged = body.diverged
-        self.all_well = diverged is None
+        diverged, fallen = body.diverged, body.fallen()
+        if objective.ends_on_success and np.count_nonzero(outcome.success):
+            fallen = outcome.success.copy() if fallen is None else fallen | outcome.success
+        self.all_well = diverged is None and fallen is None
         if mask is not None or diverged is not None:
             ended = np.zeros(self.num, dtype=np.bool_) if diverged is None else diverged
             # What did not advance stays as it is; what diverged ends with its last sound observation.
@@ -273,6 +283,8 @@ class Core:
             reward += term
         terminated = np.zeros(self.num, dtype=np.bool_) if diverged is None else diverged
         info["diverged"] = terminated.copy()
+        if fallen is not None:
+            terminated = terminated | (fallen if mask is None else fallen & mask)
         info["task_id"] = self._task_ids.copy()
         self.observation = observation
         self._position = position
@@ -299,6 +311,7 @@ class Core:
         return {
             "physics": self.body.get_state(),
             "observation": self.observation.copy(),
+            "position": self._position.copy(),
             "elapsed": self.elapsed.copy(),
             "tasks": [task.to_dict() for task in self._tasks],
             "generators": [
@@ -315,6 +328,7 @@ class Core:
         num, owner = self.num, self.description
         physics = state_array(state, "physics", self.body.get_state().shape, np.float64, owner)
         observation = state_array(state, "observation", self.observation.shape, np.float32, owner)
+        position = state_array(state, "position", self._position.shape, np.float64, owner)
         elapsed = state_array(state, "elapsed", (num,), np.int64, owner)
         tasks = [self.family.resolve_task(task, "train") for task in state_part(state, "tasks")]
         saved = list(state_part(state, "generators"))
@@ -331,7 +345,7 @@ class Core:
         self.observation = observation
         self.elapsed = elapsed
         self.generators = generators
-        self._position = self.body.position()
+        self._position = position
 
     def frame(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
         """Draws one simulation with its task marked, `(height, width, 3)`."""
@@ -346,7 +360,8 @@ class Core:
             return None
         from metarl_envs.models import model_checksum
 
-        return model_checksum(self.body.model)
+        # A task may have written into this body's model, so another one is asked.
+        return model_checksum(self._make_body(1, 1).model)
 
     def close(self) -> None:
         """Frees the simulations."""

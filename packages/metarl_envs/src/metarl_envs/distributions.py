@@ -124,6 +124,58 @@ class Arc(Distribution):
 
 
 @dataclass(frozen=True)
+class Annulus(Distribution):
+    """Points `(x, y)` uniform in area over a ring: angle U[0, 2π), radius √U[r₁², r₂²]."""
+
+    inner: float
+    outer: float
+    uniforms = 2
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, 2)` uniforms (angle, area) onto the ring."""
+        angle = 2.0 * np.pi * u[:, 0]
+        distance = np.sqrt(self.inner**2 + u[:, 1] * (self.outer**2 - self.inner**2))
+        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which points lie in the closed ring, up to rounding."""
+        distance = np.hypot(parameters[:, 0], parameters[:, 1])
+        return np.asarray((distance >= self.inner - 1e-9) & (distance <= self.outer + 1e-9))
+
+    def describe(self) -> str:
+        """Returns the radii and the law."""
+        return f"uniform in area over the ring of radii {self.inner:g} to {self.outer:g}"
+
+
+@dataclass(frozen=True)
+class Power(Distribution):
+    """Independent multipliers `base ** U[low, high]`, with a base per parameter."""
+
+    bases: tuple[float, ...]
+    low: float
+    high: float
+
+    @property
+    def uniforms(self) -> int:  # type: ignore[override]
+        """One per parameter."""
+        return len(self.bases)
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, P)` uniforms to multipliers."""
+        return np.asarray(np.asarray(self.bases) ** (self.low + u * (self.high - self.low)))
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which rows lie between the smallest and largest multipliers, up to rounding."""
+        exponents = np.log(parameters) / np.log(np.asarray(self.bases))
+        return np.asarray(((exponents >= self.low - 1e-9) & (exponents <= self.high + 1e-9)).all(axis=1))
+
+    def describe(self) -> str:
+        """Returns the law."""
+        bases = ", ".join(f"{base:g}" for base in sorted(set(self.bases)))
+        return f"independent multipliers b^U[{self.low:g}, {self.high:g}], b = {bases}"
+
+
+@dataclass(frozen=True)
 class Choice(Distribution):
     """Finitely many equally likely members."""
 
@@ -153,6 +205,8 @@ class Choice(Distribution):
 _KINDS: dict[str, dict[str, schema.Key]] = {
     "uniform": {"low": schema.numbers(), "high": schema.numbers()},
     "disc": {"radius": schema.number()},
+    "annulus": {"inner": schema.number(), "outer": schema.number()},
+    "power": {"bases": schema.numbers(), "low": schema.number(), "high": schema.number()},
     "arc": {"radius": schema.number(), "low": schema.number(), "high": schema.number()},
     "choice": {"values": schema.number_lists()},
 }
@@ -192,9 +246,19 @@ def parse(file: str, where: str, table: Mapping[str, Any], size: int) -> Distrib
         if len(set(values)) != len(values):
             raise SpecError(f"{file}: {where}.values must not repeat a member")
         result = Choice(values)
+    elif kind == "power":
+        if len(table["bases"]) != size or min(table["bases"]) <= 1:
+            raise SpecError(f"{file}: {where}.bases must hold {size} numbers above 1")
+        if table["low"] >= table["high"]:
+            raise SpecError(f"{file}: {where}.low must be below .high")
+        result = Power(tuple(map(float, table["bases"])), float(table["low"]), float(table["high"]))
     else:
         if size != 2:
             raise SpecError(f"{file}: {where}.kind {kind!r} needs two parameters, not {size}")
+        if kind == "annulus":
+            if not 0 <= table["inner"] < table["outer"]:
+                raise SpecError(f"{file}: {where} must have 0 <= inner < outer")
+            return Annulus(float(table["inner"]), float(table["outer"]))
         if table["radius"] <= 0:
             raise SpecError(f"{file}: {where}.radius must be positive")
         if kind == "disc":

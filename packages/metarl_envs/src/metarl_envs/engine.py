@@ -19,6 +19,7 @@ Mask = NDArray[np.bool_]
 _INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
 _NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE.value)
 # The counters of non-finite or huge positions, velocities and accelerations lie side by side.
+_VELOCITY_STAGE = int(mujoco.mjtStage.mjSTAGE_VEL.value)
 _BAD_STATE = slice(
     int(mujoco.mjtWarning.mjWARN_BADQPOS.value), int(mujoco.mjtWarning.mjWARN_BADQACC.value) + 1
 )
@@ -44,7 +45,8 @@ class Engine(ABC):
     """N simulations of one model, with live views of their states.
 
     After a step, derived fields (`xpos`, ...) describe the state before its last substep, exactly as
-    after `mj_step` in a plain loop.
+    after `mj_step` in a plain loop, unless the engine is asked for fresh ones. The states are the same
+    either way, bit for bit.
 
     Attributes:
         model: the compiled model, shared by all simulations. Islands are switched off in it: for a single
@@ -54,6 +56,7 @@ class Engine(ABC):
         qpos: generalised positions `(N, nq)`, a live view.
         qvel: generalised velocities `(N, nv)`, a live view.
         ctrl: controls `(N, nu)`, a live view.
+        fresh: whether derived fields of positions and velocities are brought up to the new state.
         diverged: which simulations MuJoCo found unstable in the last `step`, `(N,)`, or None for none.
     """
 
@@ -61,11 +64,12 @@ class Engine(ABC):
     qvel: Array
     ctrl: Array
 
-    def __init__(self, model: mujoco.MjModel, num: int, frame_skip: int) -> None:
+    def __init__(self, model: mujoco.MjModel, num: int, frame_skip: int, fresh: bool) -> None:
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
         self.model = model
         self.num = num
         self.frame_skip = frame_skip
+        self.fresh = fresh
         self.diverged: Mask | None = None
         # Semi-implicit integrators end a step within bounds, because MuJoCo bounds the velocity and
         # acceleration they add up. The later stages of Runge-Kutta are not bounded, so there the result
@@ -116,6 +120,21 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def vary(self, name: str) -> NDArray[Any]:
+        """Gives every simulation its own values of a model field, and returns them.
+
+        Args:
+            name: the field of the model, e.g. `body_mass`.
+
+        Returns:
+            The live values `(N, ...)`, to be written; they act from the next step on.
+        """
+
+    @abstractmethod
+    def refresh_constants(self, ids: NDArray[np.int64]) -> None:
+        """Derives the model constants that follow from varied masses and inertias (`mj_setConst`)."""
+
+    @abstractmethod
     def data(self, index: int) -> mujoco.MjData:
         """Returns one simulation as a copy, with derived fields at its present state."""
 
@@ -141,6 +160,7 @@ def make_engine(
     frame_skip: int,
     num_threads: int,
     *,
+    fresh: bool = False,
     contact_forces: bool = False,
 ) -> Engine:
     """Builds the quickest engine for a number of simulations; all give the same numbers.
@@ -150,18 +170,21 @@ def make_engine(
         num: the number of simulations N.
         frame_skip: substeps per step.
         num_threads: threads to step on, where there are several simulations.
+        fresh: bring derived fields up to the new state.
         contact_forces: keep what `Engine.contact_forces` needs.
     """
+    if fresh and contact_forces:
+        raise ValueError("contact forces belong to the last substep, which fresh fields overwrite")
     if num == 1:
-        return SingleEngine(model, frame_skip)
-    return BatchEngine(model, num, frame_skip, num_threads, contact_forces=contact_forces)
+        return SingleEngine(model, frame_skip, fresh)
+    return BatchEngine(model, num, frame_skip, num_threads, fresh=fresh, contact_forces=contact_forces)
 
 
 class SingleEngine(Engine):
     """One simulation in one `MjData`, which costs a tenth less than a batch of one."""
 
-    def __init__(self, model: mujoco.MjModel, frame_skip: int) -> None:
-        super().__init__(model, 1, frame_skip)
+    def __init__(self, model: mujoco.MjModel, frame_skip: int, fresh: bool) -> None:
+        super().__init__(model, 1, frame_skip, fresh)
         self._data = mujoco.MjData(model)
         self.qpos = self._data.qpos[None]
         self.qvel = self._data.qvel[None]
@@ -187,6 +210,11 @@ class SingleEngine(Engine):
             return
         try:
             mujoco.mj_step(self.model, self._data, self.frame_skip)
+            if self.fresh:
+                mujoco.mj_fwdPosition(self.model, self._data)
+                mujoco.mj_sensorPos(self.model, self._data)
+                mujoco.mj_fwdVelocity(self.model, self._data)
+                mujoco.mj_sensorVel(self.model, self._data)
             self.diverged = self._out_of_bounds()
         except mujoco.FatalError:
             self.diverged = np.ones(1, dtype=np.bool_)
@@ -194,6 +222,15 @@ class SingleEngine(Engine):
         if np.count_nonzero(self._instabilities):
             self.diverged = np.ones(1, dtype=np.bool_)
             self._instabilities[:] = 0
+
+    def vary(self, name: str) -> NDArray[Any]:
+        """Returns a view of the model's own field."""
+        view: NDArray[Any] = getattr(self.model, name)[None]
+        return view
+
+    def refresh_constants(self, ids: NDArray[np.int64]) -> None:
+        """Derives the constants, with data of their own, because deriving overwrites it."""
+        mujoco.mj_setConst(self.model, mujoco.MjData(self.model))
 
     def contact_forces(self) -> Array:
         """Computes the wrenches in place."""
@@ -235,14 +272,18 @@ class BatchEngine(Engine):
         frame_skip: int,
         num_threads: int,
         *,
+        fresh: bool = False,
         contact_forces: bool = False,
     ) -> None:
-        super().__init__(model, num, frame_skip)
+        super().__init__(model, num, frame_skip, fresh)
         self._num_threads = num_threads
-        # Only a persistent batch keeps the constraint forces that the last substep computed.
-        self._persistent = contact_forces
+        # Only a persistent batch keeps the constraint forces that the last substep computed, and goes on
+        # from fresh fields without computing them again.
+        self._persistent = contact_forces or fresh
+        self._stage = _VELOCITY_STAGE if fresh else _NO_STAGE
         self._scratch = mujoco.MjData(model) if contact_forces else None
         self._bound: dict[str, NDArray[Any]] = {}
+        self._varied: dict[str, NDArray[Any]] = {}
         self._build()
         if num_threads > 1:
             _with_threads.add(self)
@@ -259,8 +300,12 @@ class BatchEngine(Engine):
         """Replaces the batch by a new one with the same state, and returns the old one."""
         old, state = self._batch, self._state.copy()
         derived = {name: array.copy() for name, array in self._bound.items()}
+        varied = {name: array.copy() for name, array in self._varied.items()}
         self._build()
         self._state[:] = state
+        self._varied = {name: self._batch.expand(name) for name in varied}
+        for name, values in varied.items():
+            self._varied[name][:] = values
         self._bound = {}
         for name, values in derived.items():
             array = self.derived(name)
@@ -275,6 +320,16 @@ class BatchEngine(Engine):
             self._bound[name] = self._batch.bind(name)
         return self._bound[name]
 
+    def vary(self, name: str) -> NDArray[Any]:
+        """Expands the field at its first use."""
+        if name not in self._varied:
+            self._varied[name] = self._batch.expand(name)
+        return self._varied[name]
+
+    def refresh_constants(self, ids: NDArray[np.int64]) -> None:
+        """Derives the constants of some simulations."""
+        self._batch.set_const(ids)
+
     def place(self, ids: NDArray[np.int64], qpos: Array, qvel: Array) -> None:
         """Starts some simulations afresh."""
         self._batch.reset(ids, stage=_NO_STAGE)
@@ -286,7 +341,7 @@ class BatchEngine(Engine):
         """Advances some simulations, or all."""
         failed: NDArray[Any] = _NOBODY
         try:
-            self._batch.step(ids, self.frame_skip, _NO_STAGE)
+            self._batch.step(ids, self.frame_skip, self._stage)
         except SimulationError as error:
             failed = error.ids
         self.diverged = self._out_of_bounds()
@@ -310,7 +365,8 @@ class BatchEngine(Engine):
     def data(self, index: int) -> mujoco.MjData:
         """Returns a copy, forwarded."""
         data = self._batch.get_data(index)
-        mujoco.mj_forward(self.model, data)
+        model = self._batch.get_model(index) if self._varied else self.model
+        mujoco.mj_forward(model, data)
         return data
 
     def get_state(self) -> Array:

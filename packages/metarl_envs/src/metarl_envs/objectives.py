@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,7 @@ class Motion:
         position: of the body's tracked point after the step, `(N, D)`, in metres.
         velocity: its finite difference over the step, `(N, D)`, in metres per second.
         actions: the applied actions after clipping to [-1, 1], `(N, A)`.
-        contact_forces: external wrenches per body, `(N, bodies · 6)`, clipped to [-1, 1], where the
-            body was asked for them.
+        contact_forces: external wrenches per body, `(N, bodies · 6)`, where the body was asked for them.
     """
 
     position: Array
@@ -64,22 +63,39 @@ class Objective(ABC):
     """What counts as success, for the documentation page."""
     extra_info: ClassVar[dict[str, str]] = {}
     """Further `info` keys and what they mean."""
+    ends_on_success: bool = False
+    """Whether success ends the episode."""
 
-    def __init__(self, control_cost: float = 0.0, contact_cost: float = 0.0) -> None:
-        """Sets the costs.
+    def __init__(
+        self,
+        control_cost: float = 0.0,
+        contact_cost: float = 0.0,
+        contact_limit: float | None = None,
+        drift_cost: float = 0.0,
+        alive_bonus: float = 0.0,
+    ) -> None:
+        """Sets costs and bonus; those that are zero bring no term.
 
         Args:
             control_cost: weight of the squared actions.
-            contact_cost: weight of the squared, clipped contact forces.
+            contact_cost: weight of the squared contact forces that the body reports.
+            contact_limit: the most that contacts can cost in a step.
+            drift_cost: weight of the squared velocity along y and z.
+            alive_bonus: a constant that every step earns.
         """
         self.control_cost = control_cost
         self.contact_cost = contact_cost
-        names = [f"reward_{self.progress_name}"]
-        if control_cost:
-            names.append("reward_control")
-        if contact_cost:
-            names.append("reward_contact")
-        self.term_names = tuple(names)
+        self.contact_limit = contact_limit
+        self.drift_cost = drift_cost
+        self.alive_bonus = alive_bonus
+        options = {
+            "control": control_cost,
+            "contact": contact_cost,
+            "drift": drift_cost,
+            "alive": alive_bonus,
+        }
+        used = [f"reward_{name}" for name, weight in options.items() if weight]
+        self.term_names = (f"reward_{self.progress_name}", *used)
 
     @abstractmethod
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
@@ -103,15 +119,20 @@ class Objective(ABC):
     @property
     def formula(self) -> str:
         """The whole reward in mathematics."""
-        parts = [self.progress_formula]
+        text = self.progress_formula
         if self.control_cost:
-            parts.append(f"{self.control_cost:g} · Σ a²")
+            text += f" - {self.control_cost:g} · Σ a²"
         if self.contact_cost:
-            parts.append(f"{self.contact_cost:g} · Σ clip(f, -1, 1)²")
-        return " - ".join(parts)
+            cost = f"{self.contact_cost:g} · Σ f²"
+            text += f" - {cost}" if self.contact_limit is None else f" - min({cost}, {self.contact_limit:g})"
+        if self.drift_cost:
+            text += f" - {self.drift_cost:g} · (v_y² + v_z²)"
+        if self.alive_bonus:
+            text += f" + {self.alive_bonus:g}"
+        return text
 
     def costs(self, motion: Motion) -> list[Array]:
-        """Returns the cost terms as rewards `(N,)`, in the order of `term_names` after the progress."""
+        """Returns the further terms as rewards `(N,)`, in the order of `term_names` after the progress."""
         result = []
         if self.control_cost:
             actions = motion.actions
@@ -120,29 +141,47 @@ class Objective(ABC):
             forces = motion.contact_forces
             if forces is None:
                 raise ValueError("a contact cost needs a body that reports contact forces")
-            result.append(np.vecdot(forces, forces) * -self.contact_cost)
+            cost = np.vecdot(forces, forces) * self.contact_cost
+            result.append(-cost if self.contact_limit is None else -np.minimum(cost, self.contact_limit))
+        if self.drift_cost:
+            drift = motion.velocity[:, 1:3]
+            result.append(np.vecdot(drift, drift) * -self.drift_cost)
+        if self.alive_bonus:
+            result.append(np.full(len(motion.actions), self.alive_bonus))
         return result
 
 
 class Velocity(Objective):
-    """Run along x at the task's velocity."""
+    """Run at the task's velocity, along x or in the plane.
+
+    Each of the task's parameters is the velocity along one axis, x first.
+    """
 
     progress_name = "velocity"
-    progress_formula = "-|v_x - velocity|"
-    success_text = "the velocity is within 0.2 m/s of the task's (our choice; no original has one)"
+    progress_formula = "-Σ |v - velocity|, over the task's axes"
+    success_text = "within 0.2 m/s of the task's velocity on every axis (our choice; no original has one)"
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Compares the velocity with the task's."""
-        error = np.abs(motion.velocity[:, :1] - tasks)[:, 0]
-        return Outcome(-error, error <= 0.2)
+        axes = tasks.shape[1]
+        error = np.abs(motion.velocity[:, :axes] - tasks)
+        if axes == 1:
+            first = error[:, 0]
+            return Outcome(-first, first <= 0.2)
+        return Outcome(-error.sum(axis=1), error.max(axis=1) <= 0.2)
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
         """Returns a pacemaker: where the body would be, had it run at the task's velocity."""
-        return np.array([task[0] * seconds, 0.0])
+        goal = np.zeros(2)
+        goal[: len(task)] = task * seconds
+        return goal
 
 
 class Direction(Objective):
-    """Run forward or backward along x, as fast as possible."""
+    """Run forward or backward along x, as fast as possible.
+
+    The first task parameter is the direction; others are the body's.
+    """
 
     progress_name = "velocity"
     progress_formula = "direction · v_x"
@@ -158,6 +197,52 @@ class Direction(Objective):
         return np.array([position[0] + 2.0 * task[0], 0.0])
 
 
+class Direction2D(Objective):
+    """Run in the task's direction in the plane, an angle from the x axis, as fast as possible."""
+
+    progress_name = "velocity"
+    success_text = "at least 1 m/s in the task's direction (our choice; no original has one)"
+
+    def __init__(self, velocity_weight: float = 1.0, **costs: Any) -> None:
+        """Sets the weight of the velocity.
+
+        Args:
+            velocity_weight: what the velocity in the task's direction is multiplied with.
+            **costs: costs and bonus, see `Objective`.
+        """
+        self.velocity_weight = velocity_weight
+        weight = "" if velocity_weight == 1.0 else f"{velocity_weight:g} · "
+        self.progress_formula = f"{weight}(v_x cos(angle) + v_y sin(angle))"  # type: ignore[misc]
+        super().__init__(**costs)
+
+    def judge(self, motion: Motion, tasks: Array) -> Outcome:
+        """Takes the velocity in the task's direction."""
+        angle, velocity = tasks[:, 0], motion.velocity
+        along = velocity[:, 0] * np.cos(angle) + velocity[:, 1] * np.sin(angle)
+        return Outcome(along * self.velocity_weight, along >= 1.0)
+
+    def marker(self, position: Array, task: Array, seconds: float) -> Array:
+        """Returns a point two metres ahead of the body."""
+        return position[:2] + 2.0 * np.array([np.cos(task[0]), np.sin(task[0])])
+
+
+class Forward(Objective):
+    """Run forward along x, as fast as possible, whatever the task, which is the body's physics."""
+
+    progress_name = "velocity"
+    progress_formula = "v_x"
+    success_text = "at least 1 m/s forward (our choice; no original has one)"
+
+    def judge(self, motion: Motion, tasks: Array) -> Outcome:
+        """Takes the velocity along x."""
+        velocity = motion.velocity[:, 0].copy()
+        return Outcome(velocity, velocity >= 1.0)
+
+    def marker(self, position: Array, task: Array, seconds: float) -> Array:
+        """Returns a point two metres ahead of the body."""
+        return np.array([position[0] + 2.0, 0.0])
+
+
 class Goal(Objective):
     """Go to the task's point in the plane."""
 
@@ -168,8 +253,9 @@ class Goal(Objective):
         norm: int = 2,
         radius: float = 0.2,
         reward: str = "dense",
-        control_cost: float = 0.0,
-        contact_cost: float = 0.0,
+        report_both: bool = False,
+        termination: str = "never",
+        **costs: Any,
     ) -> None:
         """Chooses the form of the reward.
 
@@ -177,20 +263,23 @@ class Goal(Objective):
             norm: 1 for the sum of the coordinates' distances, 2 for the Euclidean distance.
             radius: the Euclidean distance that counts as success, in metres.
             reward: `dense`, minus the distance, or `sparse`, 1 - distance within the radius.
-            control_cost: weight of the squared actions.
-            contact_cost: weight of the squared, clipped contact forces.
+            report_both: whether info holds both rewards.
+            termination: `never`, or `legacy`, which ends an episode at success.
+            **costs: costs and bonus, see `Objective`.
         """
-        super().__init__(control_cost, contact_cost)
+        super().__init__(**costs)
         self.norm = norm
         self.radius = radius
         self.sparse = reward == "sparse"
+        self.report_both = report_both
+        self.ends_on_success = termination == "legacy"
         distance = "(|x - goal_x| + |y - goal_y|)" if norm == 1 else "‖(x, y) - goal‖"
         # Instances differ in their formulas, so these shadow the class's declarations.
         self.progress_formula = (  # type: ignore[misc]
             f"(1 - {distance} if {distance} ≤ {radius:g} else 0)" if self.sparse else f"-{distance}"
         )
         self.success_text = f"within {radius:g} m of the goal"  # type: ignore[misc]
-        if norm == 2:
+        if report_both:
             self.extra_info = {  # type: ignore[misc]
                 "dense_reward": "minus the distance to the goal, whichever reward is selected",
                 "sparse_reward": f"1 - distance within {radius:g} m of the goal, else 0, likewise",
@@ -204,9 +293,14 @@ class Goal(Objective):
         if self.norm == 1:
             return Outcome(-np.abs(delta).sum(axis=1), success)
         distance = np.sqrt(squares)
-        sparse = np.where(success, 1.0 - distance, 0.0)
-        extras = {"dense_reward": -distance, "sparse_reward": sparse}
-        return Outcome(sparse.copy() if self.sparse else -distance, success, extras)
+        if not self.report_both:
+            return Outcome(self._sparse(distance, success) if self.sparse else -distance, success)
+        extras = {"dense_reward": -distance, "sparse_reward": self._sparse(distance, success)}
+        return Outcome(extras["sparse_reward" if self.sparse else "dense_reward"].copy(), success, extras)
+
+    @staticmethod
+    def _sparse(distance: Array, success: NDArray[np.bool_]) -> Array:
+        return np.where(success, 1.0 - distance, 0.0)
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
         """Returns the goal."""
@@ -216,6 +310,8 @@ class Goal(Objective):
 OBJECTIVES: dict[str, type[Objective]] = {
     "velocity": Velocity,
     "direction": Direction,
+    "direction_2d": Direction2D,
+    "forward": Forward,
     "goal": Goal,
 }
 """Objective name in a specification -> class."""

@@ -38,6 +38,7 @@ _KEYS = {
     "distribution": schema.table(),
     "table": schema.table(),
     "splits": schema.table(),
+    "subsets": schema.table(required=False),
     "arguments": schema.table(required=False),
     "provenance": schema.tables(),
     "history": schema.tables(),
@@ -48,15 +49,21 @@ _PARAMETER_KEYS = {
     "low": schema.numbers(),
     "high": schema.numbers(),
 }
-_TABLE_KEYS = {"rule": schema.one_of(tables.RULES), "seed": schema.integer(0, required=False)}
+_TABLE_KEYS = {
+    "rule": schema.one_of(tables.RULES),
+    "seed": schema.integer(0, required=False),
+    "splits": schema.texts(required=False),
+    "options": schema.table(required=False),
+}
 _SPLIT_KEYS = {"count": schema.integer(1), "distribution": schema.table(required=False)}
 _ARGUMENT_KEYS = {
-    "of": schema.one_of(("body", "objective")),
+    "of": schema.one_of(("body", "objective", "both")),
     "default": schema.anything(),
     "choices": schema.Key(lambda v: isinstance(v, list) and len(v) > 1, "a list of choices"),
     "doc": schema.text(),
 }
 _PROVENANCE_KEYS = {"variant": schema.text(), "same": schema.text(), "differs": schema.text()}
+_SUBSET_KEYS = {"split": schema.text(), "count": schema.integer(1), "doc": schema.text()}
 _HISTORY_KEYS = {"version": schema.text(), "change": schema.text()}
 
 
@@ -102,6 +109,9 @@ class Family:
         objective_options: keyword options of the objective.
         table_rule: the rule in `metarl_envs.tables` that derives the frozen tables.
         table_seed: that rule's seed, where it takes one.
+        table_splits: the splits that rule derives, in its order; the others are drawn by `philox`.
+        table_options: that rule's further numbers.
+        subsets: name -> (split, count): the first `count` tasks of a split under a name of their own.
         provenance: rows of the provenance table (`variant`, `same`, `differs`).
         history: rows of the version history (`version`, `change`).
     """
@@ -124,6 +134,9 @@ class Family:
     objective_options: Mapping[str, Any]
     table_rule: str
     table_seed: int | None
+    table_splits: tuple[str, ...]
+    table_options: Mapping[str, float]
+    subsets: Mapping[str, tuple[str, int]]
     provenance: tuple[Mapping[str, str], ...]
     history: tuple[Mapping[str, str], ...]
 
@@ -166,6 +179,19 @@ class Family:
             SpecError: the frozen table does not have its recorded checksum.
         """
         return self._tasks[self.split(split).name]
+
+    def subset(self, name: str) -> tuple[Task, ...]:
+        """Returns the tasks of a named subset.
+
+        Raises:
+            ValueError: the family has no such subset.
+        """
+        if name not in self.subsets:
+            raise ValueError(
+                f"{self.id} has no subset {name!r} (there are: {listed(self.subsets) or 'none'})"
+            )
+        split, count = self.subsets[name]
+        return self.tasks(split)[:count]
 
     def task(self, split: str, index: int) -> Task:
         """Returns one frozen task.
@@ -301,6 +327,15 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
     rule, seed = content["table"]["rule"], content["table"].get("seed")
     if rule.startswith("random_state") != (seed is not None):
         raise SpecError(f"{file}: table.seed belongs to the random_state rules, and only to them")
+    table_splits = tuple(content["table"].get("splits", content["splits"]))
+    if unknown := [name for name in table_splits if name not in content["splits"]]:
+        raise SpecError(f"{file}: table.splits names {listed(unknown)}, which the family does not have")
+    subsets = {}
+    for subset, row in content.get("subsets", {}).items():
+        schema.check(file, f"subsets.{subset}", row, _SUBSET_KEYS)
+        if row["split"] not in content["splits"]:
+            raise SpecError(f"{file}: subsets.{subset}.split must be one of {listed(content['splits'])}")
+        subsets[subset] = (row["split"], row["count"])
     base = distributions.parse(file, "distribution", content["distribution"], size)
     schema.check(file, "splits", content["splits"], {s: schema.table(required=s != "ood") for s in SPLITS})
     splits = {}
@@ -337,6 +372,9 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
         objective_options=content.get("objective_options", {}),
         table_rule=rule,
         table_seed=seed,
+        table_splits=table_splits,
+        table_options=content["table"].get("options", {}),
+        subsets=subsets,
         provenance=tuple(content["provenance"]),
         history=tuple(content["history"]),
     )

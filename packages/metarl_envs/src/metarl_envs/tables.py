@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.distributions import Arc, Array, Choice, Uniform
+from metarl_envs.distributions import Annulus, Arc, Array, Choice, Uniform
 from metarl_envs.files import atomic_path, readable_json
 from metarl_envs.schema import SpecError
 
@@ -43,56 +43,82 @@ def _philox_uniforms(key: str, index: int, n: int) -> Array:
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _philox(family: Family) -> dict[str, Array]:
-    tables = {}
-    for name, split in family.splits.items():
+def _philox(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+    result = {}
+    for name in splits:
+        split = family.splits[name]
         d = split.distribution
         u = np.stack([_philox_uniforms(f"{family.id}/{name}", i, d.uniforms) for i in range(split.count)])
-        tables[name] = d.from_uniforms(u)
-    return tables
+        result[name] = d.from_uniforms(u)
+    return result
 
 
-def _members(family: Family) -> dict[str, Array]:
+def _members(family: Family, splits: Iterable[str]) -> dict[str, Array]:
     """Every split of a discrete family holds all its members, in their order."""
-    tables = {}
-    for name, split in family.splits.items():
+    result = {}
+    for name in splits:
+        split = family.splits[name]
         if not isinstance(split.distribution, Choice) or split.count != len(split.distribution.values):
             raise SpecError(
                 f"{family.id}: the table rule 'members' needs a 'choice' distribution"
                 " with as many values as the split has tasks"
             )
-        tables[name] = np.asarray(split.distribution.values, dtype=np.float64)
-    return tables
+        result[name] = np.asarray(split.distribution.values, dtype=np.float64)
+    return result
 
 
-def _cut(family: Family, rows: Array) -> dict[str, Array]:
-    """Cuts one list of tasks into the splits, in their order, as the originals do."""
-    tables, start = {}, 0
-    for name, split in family.splits.items():
-        tables[name] = rows[start : start + split.count]
-        start += split.count
-    return tables
+def _random_state_uniform(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+    """One draw of NumPy's frozen legacy generator over all splits: the rule of oyster's lists.
 
-
-def _random_state_uniform(family: Family) -> dict[str, Array]:
-    """One draw of NumPy's frozen legacy generator over all splits: the rule of oyster's lists."""
-    box = family.distribution
-    if not isinstance(box, Uniform):
-        raise SpecError(f"{family.id}: this table rule needs a 'uniform' distribution")
-    total = sum(split.count for split in family.splits.values())
+    Each split maps its share of the draw onto its own box.
+    """
     state = np.random.RandomState(family.table_seed)
-    return _cut(family, state.uniform(box.low, box.high, size=(total, len(box.low))))
+    result = {}
+    for name in splits:
+        split = family.splits[name]
+        box = split.distribution
+        if not isinstance(box, Uniform):
+            raise SpecError(f"{family.id}: this table rule needs a 'uniform' distribution")
+        result[name] = state.uniform(box.low, box.high, size=(split.count, len(box.low)))
+    return result
 
 
-def _random_state_arc_grid(family: Family) -> dict[str, Array]:
+def _random_state_arc_grid(family: Family, splits: Iterable[str]) -> dict[str, Array]:
     """Evenly spaced points of an arc, shuffled by the legacy generator: oyster's sparse points."""
     arc = family.distribution
     if not isinstance(arc, Arc):
         raise SpecError(f"{family.id}: this table rule needs an 'arc' distribution")
-    total = sum(split.count for split in family.splits.values())
-    points = arc.at(np.linspace(arc.low, arc.high, total))
+    counts = {name: family.splits[name].count for name in splits}
+    points = arc.at(np.linspace(arc.low, arc.high, sum(counts.values())))
     np.random.RandomState(family.table_seed).shuffle(points)
-    return _cut(family, points)
+    ends = np.cumsum(list(counts.values()))
+    return dict(zip(counts, np.split(points, ends[:-1]), strict=True))
+
+
+def _random_state_spaced_rings(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+    """Points of a square kept if they lie in the split's ring and far enough from the others: TESP's goals.
+
+    The options are `half_width` of the square and the least `spacing`; it holds among all points of one ring,
+    whichever split they are in.
+    """
+    state = np.random.RandomState(family.table_seed)
+    half_width, spacing = family.table_options["half_width"], family.table_options["spacing"]
+    kept: dict[Annulus, list[Array]] = {}
+    result = {}
+    for name in splits:
+        split = family.splits[name]
+        ring = split.distribution
+        if not isinstance(ring, Annulus):
+            raise SpecError(f"{family.id}: this table rule needs 'annulus' distributions")
+        neighbours = kept.setdefault(ring, [])
+        start = len(neighbours)
+        while len(neighbours) - start < split.count:
+            point = state.uniform(-half_width, half_width, size=2)
+            inside = ring.inner < np.hypot(*point) < ring.outer
+            if inside and all(np.hypot(*(point - other)) > spacing for other in neighbours):
+                neighbours.append(point)
+        result[name] = np.stack(neighbours[start:])
+    return result
 
 
 RULES = {
@@ -100,13 +126,16 @@ RULES = {
     "members": _members,
     "random_state_uniform": _random_state_uniform,
     "random_state_arc_grid": _random_state_arc_grid,
+    "random_state_spaced_rings": _random_state_spaced_rings,
 }
 """Rule name of a specification -> the function that derives its tables."""
 
 
 def derive(family: Family) -> dict[str, Array]:
     """Computes a family's tables from its specification, split name -> `(count, P)`."""
-    return RULES[family.table_rule](family)
+    own = RULES[family.table_rule](family, family.table_splits)
+    rest = _philox(family, [name for name in family.splits if name not in own])
+    return {name: own[name] if name in own else rest[name] for name in family.splits}
 
 
 def checksum(family_id: str, split: str, rows: NDArray[np.float64]) -> str:

@@ -10,8 +10,18 @@ if TYPE_CHECKING:
 
 BODIES = {
     "ant": "metarl_envs.bodies.ant:Ant",
+    "ant_short": "metarl_envs.bodies.ant:AntShort",
     "half_cheetah": "metarl_envs.bodies.half_cheetah:HalfCheetah",
+    "half_cheetah_short": "metarl_envs.bodies.half_cheetah:HalfCheetahShort",
+    "hopper": "metarl_envs.bodies.runners:Hopper",
+    "humanoid": "metarl_envs.bodies.humanoid:Humanoid",
     "point": "metarl_envs.bodies.point:Point",
+    "reacher2": "metarl_envs.bodies.tesp:Reacher2",
+    "reacher4": "metarl_envs.bodies.tesp:Reacher4",
+    "simple_humanoid": "metarl_envs.bodies.humanoid:SimpleHumanoid",
+    "small_ant": "metarl_envs.bodies.ant:SmallAnt",
+    "walker2d": "metarl_envs.bodies.runners:Walker2d",
+    "wheeled": "metarl_envs.bodies.tesp:Wheeled",
 }
 """Body name in a specification -> where its class is. Imported on use, because most need MuJoCo."""
 

@@ -1,48 +1,63 @@
-"""The ant: a torso on four two-joint legs, from Gymnasium's asset."""
+"""The ants: a torso on four two-joint legs, in three sizes of history."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array, Row
-from metarl_envs.bodies.mujoco_body import MujocoBody, gymnasium_spec
+from metarl_envs.bodies.base import Array, Ids, Mask, Row
+from metarl_envs.bodies.modelling import (
+    compile_with_mass,
+    gymnasium_spec,
+    halve_margins,
+    own_spec,
+    use_legacy_capsule_inertia,
+)
+from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.short import ShortBody
+
+# Joints: hip and ankle of legs 1 to 4, at (+, +), (-, +), (-, -), (+, -); motors in another order.
+_MOTORS = ("hip 4", "ankle 4", "hip 1", "ankle 1", "hip 2", "ankle 2", "hip 3", "ankle 3")
+_LEG_OF_MOTOR = np.array([4, 4, 1, 1, 2, 2, 3, 3])
+_BENT = (0, 1, 0, -1, 0, -1, 0, 1)  # rad; the ankles within their limits
+_VELOCITIES = (
+    Row(3, "velocity of the torso in the world", "m/s"),
+    Row(3, "angular velocity of the torso in its own frame", "rad/s"),
+    Row(8, "joint velocities, in the same order", "rad/s"),
+)
+_POSTURE = (
+    Row(4, "orientation of the torso, quaternion w, x, y, z", "1"),
+    Row(8, "joint angles: hip and ankle 1, 2, 3, 4", "rad"),
+)
+_WHOLE = (Row(3, "world position of the torso", "m"), *_POSTURE, *_VELOCITIES)
+_NEVER_ENDS = "Never, except that a simulation which diverges ends (`info['diverged']`)."
 
 
-@lru_cache(maxsize=1)
-def _spec() -> mujoco.MjSpec:
+def _outside(height: Array, bounds: Sequence[float] | None) -> Mask | None:
+    """Returns which heights are outside of bounds, or None for none."""
+    if bounds is None:
+        return None
+    out: Mask = ~((height >= bounds[0]) & (height <= bounds[1]))
+    return out if np.count_nonzero(out) else None
+
+
+def _gymnasium_ant() -> mujoco.MjSpec:
     spec = gymnasium_spec("ant.xml")
-    # MuJoCo 3.5 and later add the margins of two touching geoms where older versions, on which these
-    # tasks were defined, took the larger. Floor and limbs have equal margins, so halves restore it.
-    for geom in spec.geoms:
-        geom.margin /= 2
+    halve_margins(spec)
     return spec
 
 
 class Ant(MujocoBody):
     """N ants on a plane."""
 
-    actions = tuple(
-        Row(1, f"torque at {joint}, × 150", "N·m")
-        for joint in (
-            "hip 4 (back right)",
-            "ankle 4",
-            "hip 1 (front left)",
-            "ankle 1",
-            "hip 2 (front right)",
-            "ankle 2",
-            "hip 3 (back left)",
-            "ankle 3",
-        )
-    )
+    actions = tuple(Row(1, f"torque at {motor}, × 150", "N·m") for motor in _MOTORS)
     start_text = (
         "The model's default pose (torso at 0.75 m, joints at 0); every position plus U[-0.1, 0.1]"
         " (x, y, z and the quaternion included), every velocity 0.1 · N(0, 1)."
     )
-    end_text = "Never, except that a simulation which diverges ends (`info['diverged']`)."
     info_keys = {  # noqa: RUF012
         "x_position": "position of the torso along x after the step, m",
         "y_position": "position of the torso along y after the step, m",
@@ -50,7 +65,15 @@ class Ant(MujocoBody):
         "y_velocity": "finite difference of y over the step, m/s",
     }
 
-    def __init__(self, num: int, num_threads: int, frame_skip: int = 5, contact_terms: bool = False) -> None:
+    def __init__(
+        self,
+        num: int,
+        num_threads: int,
+        frame_skip: int = 5,
+        contact_terms: bool = False,
+        observe_position: bool = True,
+        healthy_height: Sequence[float] | None = None,
+    ) -> None:
         """Builds the simulations.
 
         Args:
@@ -58,34 +81,46 @@ class Ant(MujocoBody):
             num_threads: threads to step on.
             frame_skip: substeps of 0.01 s per step.
             contact_terms: observe the contact forces (84 more numbers) and report them to the objective.
+            observe_position: whether the observation has the torso's x and y.
+            healthy_height: bounds of the torso's height between which an episode goes on.
         """
-        super().__init__(_spec().compile(), num, num_threads, frame_skip, contact_forces=contact_terms)
+        model = compile_with_mass(_gymnasium_ant())
+        super().__init__(model, num, num_threads, frame_skip, contact_forces=contact_terms)
         self.reports_contact_forces = contact_terms
-        self._forces = np.zeros((num, self.model.nbody * 6))
+        self._forces = np.zeros((num, model.nbody * 6))
+        self._first = 0 if observe_position else 2
+        self._healthy_height = healthy_height
+        self.end_text = (  # type: ignore[misc]  # families differ
+            _NEVER_ENDS
+            if healthy_height is None
+            else f"When the torso's height leaves [{healthy_height[0]}, {healthy_height[1]}] m,"
+            " or a simulation diverges."
+        )
 
     @property
     def observations(self) -> tuple[Row, ...]:
         """Positions and velocities; with the contact terms, the clipped wrenches on every body."""
-        rows: tuple[Row, ...] = (
-            Row(3, "world position of the torso", "m"),
-            Row(4, "orientation of the torso, quaternion w, x, y, z", "1"),
-            Row(8, "joint angles: hip and ankle 1, 2, 3, 4", "rad"),
-            Row(3, "velocity of the torso in the world", "m/s"),
-            Row(3, "angular velocity of the torso in its own frame", "rad/s"),
-            Row(8, "joint velocities, in the same order", "rad/s"),
-        )
+        first = (Row(3, "world position of the torso", "m"),)
+        if self._first:
+            first = (Row(1, "height of the torso", "m"),)
+        rows: tuple[Row, ...] = (*first, *_POSTURE, *_VELOCITIES)
         if self.reports_contact_forces:
             rows += (Row(84, "contact torque and force on 14 bodies, clipped to [-1, 1]", "N·m, N"),)
         return rows
 
     def observe(self, out: NDArray[np.float32]) -> None:
-        """Writes `qpos`, `qvel` and, if asked for, the clipped contact wrenches."""
-        out[:, :15] = self.engine.qpos
-        out[:, 15:29] = self.engine.qvel
+        """Writes positions, velocities and, if asked for, the clipped contact wrenches."""
+        split = 15 - self._first
+        out[:, :split] = self.engine.qpos[:, self._first :]
+        out[:, split : split + 14] = self.engine.qvel
         if self.reports_contact_forces:
             forces = self.engine.contact_forces().reshape(self.num, -1)
             self._forces = np.clip(forces, -1.0, 1.0)
-            out[:, 29:113] = self._forces
+            out[:, split + 14 : split + 98] = self._forces
+
+    def fallen(self) -> Mask | None:
+        """Compares the torso's height with its bounds."""
+        return _outside(self.engine.qpos[:, 2], self._healthy_height)
 
     def contact_forces(self) -> Array | None:
         """Returns the wrenches that the last `observe` computed."""
@@ -103,3 +138,118 @@ class Ant(MujocoBody):
             "x_velocity": velocity[:, 0],
             "y_velocity": velocity[:, 1],
         }
+
+
+class AntShort(ShortBody):
+    """N ants of the rllab lineage: the same body on an older engine's inertias, softer contacts, 0.02 s.
+
+    With a dynamics, the second task parameter says whether it holds: `low_friction` scales the friction of
+    every geom, the floor included, because contacts take the larger of two; `crippled` cuts both motors of a
+    leg off.
+    """
+
+    actions = Ant.actions
+    healthy_height = (0.2, 1.0)
+    start_text = (
+        "The torso at 0.55 m, ankles bent by 1 rad; every position plus 0.01 · N(0, 1) (the quaternion"
+        " included), every velocity 0.1 · N(0, 1)."
+    )
+    end_text = "When the torso's height leaves [0.2, 1.0] m, or a simulation diverges."
+    state_rows = _WHOLE
+    middle_rows = (Row(9, "orientation of the torso, rotation matrix by rows", "1"),)
+
+    def __init__(
+        self,
+        num: int,
+        num_threads: int,
+        frame_skip: int = 1,
+        dynamics: str | None = None,
+        friction: float = 0.5,
+        leg: int = 4,
+    ) -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.02 s per step.
+            dynamics: None, `low_friction` or `crippled`.
+            friction: the factor on all friction coefficients where friction is low.
+            leg: the leg that may be dead, 1 to 4.
+        """
+        # rllab's file differs from Gymnasium's in the time step and the contacts' impedance.
+        spec = _gymnasium_ant()
+        spec.option.timestep = 0.02
+        for geom in spec.geoms:
+            geom.solimp[:3] = (0.8, 0.8, 0.01)
+        use_legacy_capsule_inertia(spec)
+        super().__init__(spec, num, num_threads, frame_skip, start=(0, 0, 0.55, 1, 0, 0, 0, *_BENT))
+        self._torso = self.model.body("torso").id
+        self.engine.derived("xmat")
+        self._dynamics = dynamics
+        self._friction = friction
+        self._dead_motors = leg == _LEG_OF_MOTOR
+        if dynamics == "low_friction":
+            self._full_friction = self.model.geom_friction.copy()
+            self.engine.vary("geom_friction")
+
+    def set_tasks(self, ids: Ids, vectors: Array) -> None:
+        """Sets the friction, where the family varies it."""
+        if self._dynamics == "low_friction":
+            factors = np.where(vectors[:, 1] > 0, self._friction, 1.0)
+            self.engine.vary("geom_friction")[ids] = self._full_friction * factors[:, None, None]
+
+    def actuate(self, actions: Array, vectors: Array) -> Array:
+        """Zeroes the motors of a dead leg; costs are charged on what is left."""
+        if self._dynamics != "crippled":
+            return actions
+        return np.where((vectors[:, 1:2] > 0) & self._dead_motors, 0.0, actions)
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes the torso's rotation matrix, and the rest."""
+        super().observe(out)
+        out[:, 29:38] = self.engine.derived("xmat")[:, self._torso]
+
+
+class SmallAnt(MujocoBody):
+    """N small ants of TESP, with velocity servos and a starting state without noise."""
+
+    actions = tuple(Row(1, f"servo velocity at {motor}, × 50", "rad/s") for motor in _MOTORS)
+    position_noise = velocity_noise = 0.0
+    start_text = "The torso at (0, 0, 0.25) m, ankles bent by 1 rad, at rest; no noise."
+    info_keys = Ant.info_keys
+    observations = _WHOLE
+
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 5, termination: str = "never") -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.01 s per step.
+            termination: `never`, or `legacy`: when the torso's height leaves [0.15, 0.45] m.
+        """
+        spec = own_spec("small_ant.xml")
+        use_legacy_capsule_inertia(spec)
+        model = compile_with_mass(spec, 24.0)
+        super().__init__(model, num, num_threads, frame_skip, start=(0, 0, 0.25, 1, 0, 0, 0, *_BENT))
+        self._healthy_height = (0.15, 0.45) if termination == "legacy" else None
+        self.end_text = (  # type: ignore[misc]
+            f"{_NEVER_ENDS} With `termination='legacy'`, on arrival and when the torso's height leaves"
+            " [0.15, 0.45] m."
+        )
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes positions and velocities."""
+        out[:, :15] = self.engine.qpos
+        out[:, 15:29] = self.engine.qvel
+
+    def fallen(self) -> Mask | None:
+        """Compares the torso's height with its bounds."""
+        return _outside(self.engine.qpos[:, 2], self._healthy_height)
+
+    def position(self) -> Array:
+        """Returns x and y of the torso, `(N, 2)`."""
+        return self.engine.qpos[:, :2].copy()
+
+    info = Ant.info

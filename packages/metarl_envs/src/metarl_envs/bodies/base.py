@@ -88,6 +88,36 @@ class Body(ABC):
     def position(self) -> Array:
         """Returns the tracked point of all simulations, a fresh `(N, D)`."""
 
+    def velocity(self, before: Array, after: Array) -> Array:
+        """Returns the velocity over the last step, `(N, D)`.
+
+        Args:
+            before: the tracked point before the step, `(N, D)`.
+            after: the tracked point after it, `(N, D)`.
+        """
+        return (after - before) / self.dt
+
+    def actuate(self, actions: Array, vectors: Array) -> Array:
+        """Returns the actions that reach the motors, `(N, A)`; they are what costs are charged on.
+
+        Args:
+            actions: `(N, A)`, clipped to [-1, 1].
+            vectors: the task parameters, `(N, P)`.
+        """
+        return actions
+
+    def fallen(self) -> Mask | None:
+        """Returns which simulations are in a state that ends their episode, `(N,)`, or None for none."""
+        return None
+
+    def set_tasks(self, ids: Ids, vectors: Array) -> None:  # noqa: B027  # most bodies have one physics
+        """Changes the physics of simulations to that of their tasks.
+
+        Args:
+            ids: the simulations, sorted, `(n,)`.
+            vectors: their task parameters, `(n, P)`.
+        """
+
     def contact_forces(self) -> Array | None:
         """Returns contact wrenches per body clipped to [-1, 1], `(N, F)`, if they were asked for."""
         return None

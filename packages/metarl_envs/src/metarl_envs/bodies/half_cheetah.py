@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Row
-from metarl_envs.bodies.mujoco_body import MujocoBody, gymnasium_spec
+from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec
+from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.short import ShortBody
 
 _TOTAL_MASS = 14.0  # kg; the asset asks for it by a compiler attribute that MuJoCo 4 deprecates
 
 
-@lru_cache(maxsize=1)
 def _spec() -> mujoco.MjSpec:
-    spec = gymnasium_spec("half_cheetah.xml")
-    spec.compiler.settotalmass = -1
-    return spec
+    return gymnasium_spec("half_cheetah.xml")
 
 
-def _compile() -> mujoco.MjModel:
-    model = _spec().compile()
-    # Bit for bit what the compiler attribute gives, without its deprecation warning.
-    mujoco.mj_setTotalmass(model, _TOTAL_MASS)
-    mujoco.mj_setConst(model, mujoco.MjData(model))
-    return model
+_ACTIONS = (
+    Row(1, "torque at the back thigh, × 120", "N·m"),
+    Row(1, "torque at the back shin, × 90", "N·m"),
+    Row(1, "torque at the back foot, × 60", "N·m"),
+    Row(1, "torque at the front thigh, × 120", "N·m"),
+    Row(1, "torque at the front shin, × 60", "N·m"),
+    Row(1, "torque at the front foot, × 30", "N·m"),
+)
+_NEVER_ENDS = "Never, except that a simulation which diverges ends (`info['diverged']`)."
 
 
 class HalfCheetah(MujocoBody):
     """N half-cheetahs. It cannot fall in a way that ends an episode."""
 
-    actions = (
-        Row(1, "torque at the back thigh, × 120", "N·m"),
-        Row(1, "torque at the back shin, × 90", "N·m"),
-        Row(1, "torque at the back foot, × 60", "N·m"),
-        Row(1, "torque at the front thigh, × 120", "N·m"),
-        Row(1, "torque at the front shin, × 60", "N·m"),
-        Row(1, "torque at the front foot, × 30", "N·m"),
-    )
+    actions = _ACTIONS
     start_text = "The model's default pose; every position plus U[-0.1, 0.1], every velocity 0.1 · N(0, 1)."
-    end_text = "Never, except that a simulation which diverges ends (`info['diverged']`)."
+    end_text = _NEVER_ENDS
     info_keys = {  # noqa: RUF012
         "x_position": "position of the torso along x after the step, m",
         "x_velocity": "its finite difference over the step, m/s",
@@ -56,7 +49,7 @@ class HalfCheetah(MujocoBody):
             frame_skip: substeps of 0.01 s per step.
             observation: `compact` (17 numbers) or `legacy` (20, with the torso's world position).
         """
-        super().__init__(_compile(), num, num_threads, frame_skip)
+        super().__init__(compile_with_mass(_spec(), _TOTAL_MASS), num, num_threads, frame_skip)
         self._legacy = observation == "legacy"
         if self._legacy:
             self._torso = self.model.body("torso").id
@@ -92,3 +85,34 @@ class HalfCheetah(MujocoBody):
     def info(self, position: Array, velocity: Array) -> dict[str, Array]:
         """Returns position and velocity along x."""
         return {"x_position": position[:, 0].copy(), "x_velocity": velocity[:, 0]}
+
+
+class HalfCheetahShort(ShortBody):
+    """N half-cheetahs of the rllab lineage: the same physics, a step of one substep."""
+
+    actions = _ACTIONS
+    start_text = "The model's default pose; every position plus 0.01 · N(0, 1), every velocity 0.1 · N(0, 1)."
+    end_text = _NEVER_ENDS
+
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 1) -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.01 s per step.
+        """
+        super().__init__(_spec(), num, num_threads, frame_skip, total_mass=_TOTAL_MASS)
+
+    @property
+    def state_rows(self) -> tuple[Row, ...]:
+        """Positions and velocities."""
+        return (
+            Row(1, "x of the torso", "m"),
+            Row(1, "height of the torso above its default", "m"),
+            Row(1, "pitch of the torso", "rad"),
+            Row(6, "joint angles: back thigh, shin, foot; front thigh, shin, foot", "rad"),
+            Row(2, "velocity of the torso along x and z", "m/s"),
+            Row(1, "pitch velocity", "rad/s"),
+            Row(6, "joint velocities, in the same order", "rad/s"),
+        )

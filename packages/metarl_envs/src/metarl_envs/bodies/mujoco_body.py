@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import ClassVar
 
-import gymnasium
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +14,21 @@ from metarl_envs.engine import make_engine
 from metarl_envs.rendering import Renderer
 
 
-def gymnasium_spec(asset: str) -> mujoco.MjSpec:
-    """Reads a model from the assets that Gymnasium installs."""
-    folder = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
-    return mujoco.MjSpec.from_file(str(folder / asset))
-
-
 class MujocoBody(Body):
     """A body with a MuJoCo model.
 
-    Its starting state is the model's own with noise: uniform on every position, Gaussian on every
-    velocity, as in Gymnasium.
+    Its starting state is the model's own with noise, uniform on every position and Gaussian on every
+    velocity, as in Gymnasium, unless a subclass says otherwise.
     """
 
-    position_noise = 0.1
-    """Half-width of the uniform noise on the starting positions."""
-    velocity_noise = 0.1
-    """Standard deviation of the Gaussian noise on the starting velocities."""
+    position_noise: ClassVar[float] = 0.1
+    """Half-width of uniform, or standard deviation of Gaussian noise on the starting positions."""
+    velocity_noise: ClassVar[float] = 0.1
+    """The same for the starting velocities."""
+    gaussian_positions: ClassVar[bool] = False
+    """Whether the positions' noise is Gaussian."""
+    gaussian_velocities: ClassVar[bool] = True
+    """Whether the velocities' noise is Gaussian."""
 
     def __init__(
         self,
@@ -40,12 +37,30 @@ class MujocoBody(Body):
         num_threads: int,
         frame_skip: int,
         *,
+        start: Sequence[float] | None = None,
+        fresh: bool = False,
         contact_forces: bool = False,
     ) -> None:
-        """Builds the simulations; see `make_engine`."""
+        """Builds the simulations.
+
+        Args:
+            model: the compiled model.
+            num: the number of simulations N.
+            num_threads: threads to step on.
+            frame_skip: substeps per step.
+            start: the starting positions without noise; by default the model's own.
+            fresh: bring derived fields up to the new state, see `Engine`.
+            contact_forces: keep what contact forces need.
+        """
         self.num = num
-        self.engine = make_engine(model, num, frame_skip, num_threads, contact_forces=contact_forces)
+        self.engine = make_engine(
+            model, num, frame_skip, num_threads, contact_forces=contact_forces, fresh=fresh
+        )
         self.dt = float(model.opt.timestep) * frame_skip
+        self._start = self.model.qpos0.copy() if start is None else np.asarray(start, dtype=np.float64)
+        # Controls are symmetric in every body here; actions are in [-1, 1].
+        self._control_range = self.model.actuator_ctrlrange[:, 1].copy()
+        self._unit_controls = bool((self._control_range == 1.0).all())
         self._renderer: Renderer | None = None
 
     @property
@@ -60,16 +75,15 @@ class MujocoBody(Body):
 
     def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
         """Draws the noise of each simulation from its own generator."""
-        nq, nv, noise = self.model.nq, self.model.nv, self.position_noise
-        qpos, qvel = np.empty((len(ids), nq)), np.empty((len(ids), nv))
+        qpos, qvel = np.empty((len(ids), self.model.nq)), np.empty((len(ids), self.model.nv))
         for k, generator in enumerate(generators):
-            qpos[k] = generator.uniform(-noise, noise, nq)
-            qvel[k] = generator.standard_normal(nv)
-        self.engine.place(ids, qpos + self.model.qpos0, qvel * self.velocity_noise)
+            qpos[k] = _noise(generator, self.model.nq, self.position_noise, self.gaussian_positions)
+            qvel[k] = _noise(generator, self.model.nv, self.velocity_noise, self.gaussian_velocities)
+        self.engine.place(ids, qpos + self._start, qvel)
 
     def advance(self, actions: Array, ids: Ids | None) -> None:
         """Applies the actions as controls and steps."""
-        self.engine.ctrl[:] = actions
+        self.engine.ctrl[:] = actions if self._unit_controls else actions * self._control_range
         self.engine.step(ids)
 
     def get_state(self) -> Array:
@@ -94,3 +108,12 @@ class MujocoBody(Body):
             self._renderer.close()
             self._renderer = None
         self.engine.close()
+
+
+def _noise(generator: np.random.Generator, size: int, scale: float, gaussian: bool) -> Array:
+    """Returns noise `(size,)`; without scale it draws nothing."""
+    if not scale:
+        return np.zeros(size)
+    if gaussian:
+        return generator.standard_normal(size) * scale
+    return generator.uniform(-scale, scale, size)

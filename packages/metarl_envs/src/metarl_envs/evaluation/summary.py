@@ -161,6 +161,8 @@ class Summary:
         success_once: Adaptation curve of success at any step.
         success_at_end: Adaptation curve of success at the last step.
         score: IQM over runs and tasks of the score, the mean return of the scored episodes.
+        score_without_bonus: The same of the return without its alive bonus; `None` where the family has
+            none. Standing still can earn most of a return.
         scored_success_once: Mean over runs, tasks and scored episodes.
         scored_success_at_end: Mean over runs, tasks and scored episodes.
         references: IQM of the score of each reference.
@@ -177,6 +179,7 @@ class Summary:
     success_once: AdaptationCurve
     success_at_end: AdaptationCurve
     score: Estimate
+    score_without_bonus: Estimate | None
     scored_success_once: Estimate
     scored_success_at_end: Estimate
     references: Mapping[str, float]
@@ -208,6 +211,8 @@ class Summary:
         ]
         lines.insert(1, "  ".join("-" * width for width in widths))
         notes = [f"{self.confidence:.0%} intervals: {self.interval}"]
+        if self.score_without_bonus is not None:
+            notes.append(f"score without the alive bonus: {self.score_without_bonus:.4g}")
         if self.gap_closed is not None:
             notes.append(f"zero-to-oracle gap closed: {self.gap_closed:.0%}")
         if self.diverged:
@@ -230,6 +235,9 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
 
     protocol, (runs, tasks) = report.protocol, report.scores.shape
     score = interval(report.scores, iqm)
+    without_bonus = None
+    if "reward_alive" in report.reward_terms:
+        without_bonus = interval(report.scores - report.scored("reward_alive"), iqm)
     references = {name: float(iqm(scores)) for name, scores in report.references.items()}
     zero, oracle = references.get("zero"), references.get("oracle")
     gap = None
@@ -244,6 +252,7 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
         success_once=curve("success_once"),
         success_at_end=curve("success_at_end"),
         score=score,
+        score_without_bonus=without_bonus,
         scored_success_once=interval(report.scored("success_once"), np.mean),
         scored_success_at_end=interval(report.scored("success_at_end"), np.mean),
         references=references,

@@ -1,0 +1,76 @@
+"""What doing nothing, acting at random and, where there is one, a scripted oracle earn in every family.
+
+    python baselines.py                every id and split, into results/baselines/
+    python baselines.py ID [ID ...]    only these
+
+Five seeds, every task of a split. Returns are also given without the alive bonus, where a family has one:
+standing still for a whole episode of MetaHumanoid-Dir2D earns 1000 for being alive alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl_envs import family, registered_ids
+from metarl_envs.evaluation import Protocol, Report, iqm, reference_reports
+from metarl_envs.evaluation.statistics import stratified_bootstrap_interval
+from metarl_envs.files import atomic_path, readable_json
+
+OUT = Path(__file__).resolve().parents[1] / "results" / "baselines"
+SEEDS = (0, 1, 2, 3, 4)
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Returns the figures of one agent on one split."""
+    returns = report.returns[..., 0]  # runs × tasks
+    interval = stratified_bootstrap_interval(returns, iqm, rng=np.random.default_rng(0))
+    result = {
+        "mean": round(float(returns.mean()), 3),
+        "iqm": round(float(iqm(returns)), 3),
+        "interval_95": [round(float(x), 3) for x in interval],
+        "mean_length": round(float(report.lengths.mean()), 2),
+        "mean_by_term": {k: round(float(v.mean()), 3) for k, v in report.reward_terms.items()},
+        "success_once": round(float(report.success_once.mean()), 3),
+    }
+    if "reward_alive" in report.reward_terms:
+        result["mean_without_bonus"] = round(
+            float((returns - report.reward_terms["reward_alive"][..., 0]).mean()), 3
+        )
+    return result
+
+
+def baselines(family_id: str) -> dict[str, Any]:
+    """Returns the figures of a family's splits."""
+    splits = {}
+    for split in family(family_id).splits:
+        protocol = Protocol(
+            split=split, adaptation_episodes=0, scored_episodes=1, seeds=SEEDS, name="baselines"
+        )
+        reports = reference_reports(family_id, protocol)
+        splits[split] = {name: summary(report) for name, report in reports.items()}
+    provenance = next(iter(reports.values())).provenance
+    return {
+        "family": family_id,
+        "seeds": list(SEEDS),
+        "versions": dict(provenance.versions),
+        "model_checksum": provenance.model_checksum,
+        "splits": splits,
+    }
+
+
+def main() -> None:
+    """Writes one file per family."""
+    for family_id in sys.argv[1:] or registered_ids():
+        with atomic_path(OUT / f"{family_id}.json") as path:
+            path.write_text(readable_json(baselines(family_id)) + "\n")
+        figures = json.loads((OUT / f"{family_id}.json").read_text())["splits"]["test"]
+        print(family_id, {name: row["mean"] for name, row in figures.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The planar walker and hopper whose masses, inertias, damping and friction are the task."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.bodies.base import Array, Ids, Mask, Row
+from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, halve_margins
+from metarl_envs.bodies.mujoco_body import MujocoBody
+
+_LARGEST_SPEED = 10.0  # observed velocities are clipped to ±10, as in Gymnasium
+
+
+class ParameterBody(MujocoBody):
+    """A planar runner whose task multiplies model parameters.
+
+    The task vector holds, in this order, a multiplier per body's mass, per body's three principal inertias,
+    per degree of freedom's damping and per geom's three friction coefficients; world and floor included.
+    """
+
+    asset: ClassVar[str]
+    position_noise = velocity_noise = 0.005
+    gaussian_velocities = False
+    start_text = "The model's default pose; every position and velocity plus U[-0.005, 0.005]."
+    info_keys: ClassVar[dict[str, str]] = {
+        "x_position": "position of the torso along x after the step, m",
+        "x_velocity": "its finite difference over the step, m/s",
+    }
+
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 4, physics: str = "physical") -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.004 s per step.
+            physics: `physical`: a body's inertia follows its mass, the inertia multipliers have no effect,
+                and constants derived from masses are derived anew; `legacy`: every multiplier on its own and
+                nothing derived, as the original does.
+        """
+        spec = gymnasium_spec(self.asset)
+        spec.option.timestep = 0.004
+        halve_margins(spec)
+        super().__init__(compile_with_mass(spec), num, num_threads, frame_skip)
+        self._physical = physics == "physical"
+        model = self.model
+        self._defaults = {
+            name: getattr(model, name).copy()
+            for name in ("body_mass", "body_inertia", "dof_damping", "geom_friction")
+        }
+        for name in self._defaults:
+            self.engine.vary(name)
+
+    def set_tasks(self, ids: Ids, vectors: Array) -> None:
+        """Writes the multiplied parameters."""
+        model, defaults = self.model, self._defaults
+        sizes = (model.nbody, model.nbody * 3, model.nv, model.ngeom * 3)
+        mass, inertia, damping, friction = np.split(vectors, np.cumsum(sizes)[:-1], axis=1)
+        inertia = mass[:, :, None] if self._physical else inertia.reshape(-1, model.nbody, 3)
+        self.engine.vary("body_mass")[ids] = defaults["body_mass"] * mass
+        self.engine.vary("body_inertia")[ids] = defaults["body_inertia"] * inertia
+        self.engine.vary("dof_damping")[ids] = defaults["dof_damping"] * damping
+        self.engine.vary("geom_friction")[ids] = defaults["geom_friction"] * friction.reshape(
+            -1, model.ngeom, 3
+        )
+        if self._physical:
+            self.engine.refresh_constants(ids)
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes positions without x, and clipped velocities."""
+        split = self.model.nq - 1
+        out[:, :split] = self.engine.qpos[:, 1:]
+        out[:, split : split + self.model.nv] = np.clip(self.engine.qvel, -_LARGEST_SPEED, _LARGEST_SPEED)
+
+    def position(self) -> Array:
+        """Returns x of the root, `(N, 1)`."""
+        return self.engine.qpos[:, :1].copy()
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns position and velocity along x."""
+        return {"x_position": position[:, 0].copy(), "x_velocity": velocity[:, 0]}
+
+
+def _rows(joints: str, count: int) -> tuple[Row, ...]:
+    return (
+        Row(1, "height of the torso", "m"),
+        Row(1, "pitch of the torso", "rad"),
+        Row(count, f"joint angles: {joints}", "rad"),
+        Row(2, "velocity of the torso along x and z, clipped to ±10", "m/s"),
+        Row(1, "pitch velocity, clipped to ±10", "rad/s"),
+        Row(count, "joint velocities, in the same order, clipped to ±10", "rad/s"),
+    )
+
+
+class Walker2d(ParameterBody):
+    """N planar walkers."""
+
+    asset = "walker2d.xml"
+    actions = tuple(
+        Row(1, f"torque at the {side} {joint}, × 100", "N·m")
+        for side in ("right", "left")
+        for joint in ("thigh", "leg", "foot")
+    )
+    observations = _rows("right thigh, leg, foot; left thigh, leg, foot", 6)
+    end_text = "Unless 0.8 m < height < 2.0 m and |pitch| < 1 rad; or when a simulation diverges."
+
+    def fallen(self) -> Mask | None:
+        """Compares height and pitch with their bounds."""
+        height, pitch = self.engine.qpos[:, 1], self.engine.qpos[:, 2]
+        out: Mask = ~((height > 0.8) & (height < 2.0) & (np.abs(pitch) < 1.0))
+        return out if np.count_nonzero(out) else None
+
+
+class Hopper(ParameterBody):
+    """N planar hoppers."""
+
+    asset = "hopper.xml"
+    actions = tuple(Row(1, f"torque at the {joint}, × 200", "N·m") for joint in ("thigh", "leg", "foot"))
+    observations = _rows("thigh, leg, foot", 3)
+    end_text = (
+        "Unless height > 0.7 m, |pitch| < 0.2 rad and every other element of the state is within ±100; or"
+        " when a simulation diverges."
+    )
+
+    def fallen(self) -> Mask | None:
+        """Compares height, pitch and the rest of the state with their bounds."""
+        qpos, qvel = self.engine.qpos, self.engine.qvel
+        calm = (np.abs(qpos[:, 2:]) < 100.0).all(axis=1) & (np.abs(qvel) < 100.0).all(axis=1)
+        out: Mask = ~((qpos[:, 1] > 0.7) & (np.abs(qpos[:, 2]) < 0.2) & calm)
+        return out if np.count_nonzero(out) else None
+
+
+def parameter_names(model: mujoco.MjModel) -> list[str]:
+    """Returns the names of a body's task parameters, in the order of the task vector."""
+    bodies = [model.body(i).name for i in range(model.nbody)]
+    geoms = [model.geom(i).name or f"geom{i}" for i in range(model.ngeom)]
+    joints = [model.joint(i).name for i in model.dof_jntid]
+    return [
+        *(f"mass_{body}" for body in bodies),
+        *(f"inertia_{axis}_{body}" for body in bodies for axis in "xyz"),
+        *(f"damping_{joint}" for joint in joints),
+        *(f"friction_{kind}_{geom}" for geom in geoms for kind in ("slide", "spin", "roll")),
+    ]

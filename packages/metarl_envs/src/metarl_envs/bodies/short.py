@@ -1,0 +1,142 @@
+"""The rllab lineage: bodies whose velocity is that of their whole-body centre of mass.
+
+MAML and multi-task SLBO define their tasks on the centre of mass of the whole robot, measured at the end of a
+step, and put it and its velocity into the observation, so that reward and termination are functions of
+(observation, action, next observation).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.bodies.base import Array, Mask, Row
+from metarl_envs.bodies.modelling import compile_with_mass
+from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.objectives import Motion
+
+
+def add_centre_of_mass(spec: mujoco.MjSpec, root: str) -> None:
+    """Adds sensors of a subtree's centre of mass and its velocity, the model's first two."""
+    for kind in (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtSensor.mjSENS_SUBTREELINVEL):
+        spec.add_sensor(type=kind, objtype=mujoco.mjtObj.mjOBJ_BODY, objname=root)
+
+
+class ShortBody(MujocoBody):
+    """A body of the rllab lineage.
+
+    The observation is positions, velocities, what `middle_rows` names, the centre of mass and its velocity.
+    """
+
+    position_noise = 0.01
+    gaussian_positions = True
+    info_keys: ClassVar[dict[str, str]] = {
+        "x_position": "x of the centre of mass after the step, m",
+        "y_position": "y of the centre of mass after the step, m",
+        "x_velocity": "velocity of the centre of mass along x, m/s",
+        "y_velocity": "velocity of the centre of mass along y, m/s",
+    }
+    healthy_height: ClassVar[tuple[float, float] | None] = None
+    """Bounds of the third position between which an episode goes on; None where it always does."""
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        num: int,
+        num_threads: int,
+        frame_skip: int,
+        start: Sequence[float] | None = None,
+        total_mass: float | None = None,
+    ) -> None:
+        """Builds the simulations.
+
+        Args:
+            spec: the model, to which the sensors are added.
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps per step.
+            start: the starting positions; by default the model's own.
+            total_mass: what the robot's mass is scaled to, in kg.
+        """
+        add_centre_of_mass(spec, "torso")
+        model = compile_with_mass(spec, total_mass)
+        super().__init__(model, num, num_threads, frame_skip, start=start, fresh=True)
+        self.engine.derived("sensordata")
+
+    @property
+    @abstractmethod
+    def state_rows(self) -> tuple[Row, ...]:
+        """The observation table's rows of positions and velocities."""
+
+    @property
+    def middle_rows(self) -> tuple[Row, ...]:
+        """The rows between the velocities and the centre of mass."""
+        return ()
+
+    @property
+    def observations(self) -> tuple[Row, ...]:
+        """Positions, velocities, the middle rows, the centre of mass."""
+        return (
+            *self.state_rows,
+            *self.middle_rows,
+            Row(3, "centre of mass of the robot", "m"),
+            Row(3, "velocity of the centre of mass", "m/s"),
+        )
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes everything but the middle rows."""
+        nq, nv = self.model.nq, self.model.nv
+        out[:, :nq] = self.engine.qpos
+        out[:, nq : nq + nv] = self.engine.qvel
+        end = sum(row.size for row in self.observations)
+        out[:, end - 6 : end] = self.engine.derived("sensordata")[:, :6]
+
+    def position(self) -> Array:
+        """Returns the centre of mass, `(N, 3)`."""
+        return self.engine.derived("sensordata")[:, :3].copy()
+
+    def velocity(self, before: Array, after: Array) -> Array:
+        """Returns the velocity of the centre of mass, `(N, 3)`: measured, not a difference."""
+        return self.engine.derived("sensordata")[:, 3:6].copy()
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns position and velocity in the plane."""
+        return {
+            "x_position": position[:, 0].copy(),
+            "y_position": position[:, 1].copy(),
+            "x_velocity": velocity[:, 0].copy(),
+            "y_velocity": velocity[:, 1].copy(),
+        }
+
+    def fallen(self) -> Mask | None:
+        """Compares the torso's height with its bounds."""
+        if self.healthy_height is None:
+            return None
+        out = self._outside(self.engine.qpos[:, 2], self.healthy_height)
+        return out if np.count_nonzero(out) else None
+
+    @staticmethod
+    def _outside(height: NDArray[np.floating], bounds: tuple[float, float]) -> Mask:
+        out: Mask = ~((height >= bounds[0]) & (height <= bounds[1]))
+        return out
+
+    def motion_in(self, next_observation: Array, actions: Array) -> Motion:
+        """Reads the motion of a step from the observation after it.
+
+        Args:
+            next_observation: `(B, O)`, possibly with the task appended.
+            actions: the applied actions, `(B, A)`.
+        """
+        end = sum(row.size for row in self.observations)
+        return Motion(next_observation[:, end - 6 : end - 3], next_observation[:, end - 3 : end], actions)
+
+    def fallen_in(self, next_observation: Array) -> Mask:
+        """Returns which observations `(B, O)` are of a state that ends an episode, `(B,)`."""
+        if self.healthy_height is None:
+            return np.zeros(len(next_observation), dtype=np.bool_)
+        return self._outside(next_observation[:, 2], self.healthy_height)

@@ -1,0 +1,139 @@
+"""TESP's wheeled robot and reachers: velocity servos, starting states without noise."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.bodies.base import Array, Row
+from metarl_envs.bodies.modelling import compile_with_mass, own_spec, use_legacy_capsule_inertia
+from metarl_envs.bodies.mujoco_body import MujocoBody
+
+_TOTAL_MASS = 24.0  # kg
+_END = (
+    "Never, except that a simulation which diverges ends (`info['diverged']`). With `termination='legacy'`,"
+    " on arrival."
+)
+
+
+class Wheeled(MujocoBody):
+    """N cars that slide and turn on a plane, driven by two wheels."""
+
+    actions = (
+        Row(1, "servo velocity of wheel 1, × 50", "rad/s"),
+        Row(1, "servo velocity of wheel 2, × 50", "rad/s"),
+    )
+    position_noise = velocity_noise = 0.0
+    start_text = "At the origin, at rest; no noise."
+    end_text = _END
+    observations = (
+        Row(3, "displacement of the car along x, y, z", "m"),
+        Row(2, "sine and cosine of its yaw", "1"),
+        Row(3, "its velocity along x, y, z", "m/s"),
+        Row(1, "its yaw velocity", "rad/s"),
+    )
+    info_keys: ClassVar[dict[str, str]] = {
+        "x_position": "position of the car along x after the step, m",
+        "y_position": "position of the car along y after the step, m",
+    }
+
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 5) -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.01 s per step.
+        """
+        super().__init__(compile_with_mass(own_spec("wheeled.xml")), num, num_threads, frame_skip)
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes the car's position and velocity; wheel angles and speeds are left out."""
+        qpos, qvel = self.engine.qpos, self.engine.qvel
+        out[:, :3] = qpos[:, :3]
+        out[:, 3] = np.sin(qpos[:, 3])
+        out[:, 4] = np.cos(qpos[:, 3])
+        out[:, 5:9] = qvel[:, :4]
+
+    def position(self) -> Array:
+        """Returns x and y of the car, `(N, 2)`."""
+        return self.engine.qpos[:, :2].copy()
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns the position."""
+        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}
+
+
+class Reacher(MujocoBody):
+    """N planar arms of equal links. The tracked point is the fingertip."""
+
+    position_noise = velocity_noise = 0.0
+    start_text = "Stretched along x, at rest; no noise."
+    end_text = _END
+    links: ClassVar[tuple[float, ...]]
+    """Distances between the joints, and from the last one to the fingertip, m."""
+    info_keys: ClassVar[dict[str, str]] = {
+        "x_position": "position of the fingertip along x after the step, m",
+        "y_position": "position of the fingertip along y after the step, m",
+    }
+
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 5) -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.01 s per step.
+        """
+        spec = own_spec(f"reacher{len(self.links)}.xml")
+        use_legacy_capsule_inertia(spec)
+        super().__init__(compile_with_mass(spec, _TOTAL_MASS), num, num_threads, frame_skip)
+
+    @property
+    def observations(self) -> tuple[Row, ...]:
+        """Joint angles as cosines and sines, joint velocities, the fingertip."""
+        n = len(self.links)
+        return (
+            Row(n, "cosines of the joint angles", "1"),
+            Row(n, "sines of the joint angles", "1"),
+            Row(n, "joint velocities", "rad/s"),
+            Row(2, "position of the fingertip", "m"),
+        )
+
+    def observe(self, out: NDArray[np.float32]) -> None:
+        """Writes the joints and the fingertip."""
+        n, qpos = len(self.links), self.engine.qpos
+        out[:, :n] = np.cos(qpos)
+        out[:, n : 2 * n] = np.sin(qpos)
+        out[:, 2 * n : 3 * n] = self.engine.qvel
+        out[:, 3 * n : 3 * n + 2] = self.position()
+
+    def position(self) -> Array:
+        """Returns x and y of the fingertip, `(N, 2)`, from the joint angles."""
+        # Added up joint by joint: a matrix product may round differently for other numbers of rows.
+        direction, point = np.zeros(self.num), np.zeros((self.num, 2))
+        for joint, length in enumerate(self.links):
+            direction = direction + self.engine.qpos[:, joint]
+            point[:, 0] += length * np.cos(direction)
+            point[:, 1] += length * np.sin(direction)
+        return point
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns the position."""
+        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}
+
+
+class Reacher2(Reacher):
+    """N arms of two links."""
+
+    links = (0.75, 0.95)
+    actions = tuple(Row(1, f"servo velocity of joint {i}, × 100", "rad/s") for i in range(2))
+
+
+class Reacher4(Reacher):
+    """N arms of four links."""
+
+    links = (0.45, 0.45, 0.45, 0.65)
+    actions = tuple(Row(1, f"servo velocity of joint {i}, × 50", "rad/s") for i in range(4))

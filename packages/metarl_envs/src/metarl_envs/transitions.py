@@ -1,0 +1,72 @@
+"""Reward and termination as pure functions of transitions, for model-based agents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.bodies.short import ShortBody
+from metarl_envs.page import build_core
+from metarl_envs.specs import Family
+from metarl_envs.specs import family as find_family
+
+Array = NDArray[np.float64]
+
+
+class TransitionModel:
+    """What the environment would say of a transition, from its observations alone.
+
+    Families of the rllab lineage (`...Short...`) have in their observations all that their reward and their
+    termination need. Both functions are pure and vectorised, and equal what the environment returns for the
+    same transition, up to the observation's float32 precision.
+    """
+
+    def __init__(self, family: str | Family, **arguments: Any) -> None:
+        """Prepares the functions.
+
+        Args:
+            family: a family or its id.
+            **arguments: the family's own arguments.
+
+        Raises:
+            ValueError: the family's observations do not hold what its reward needs.
+        """
+        self.family = find_family(family) if isinstance(family, str) else family
+        core = build_core(self.family, **arguments)
+        if not isinstance(core.body, ShortBody):
+            core.close()
+            raise ValueError(
+                f"the observations of {self.family.id} do not hold what its reward needs; the families that"
+                " have a transition model are those named ...Short..., MetaAnt-LowFriction-v0 and"
+                " MetaAnt-Crippled-v0"
+            )
+        self._body, self._objective = core.body, core.objective
+
+    def reward(
+        self,
+        observation: NDArray[Any],
+        action: NDArray[Any],
+        next_observation: NDArray[Any],
+        tasks: NDArray[Any],
+    ) -> Array:
+        """Returns the rewards of transitions, `(B,)`.
+
+        Args:
+            observation: before the step, `(B, O)`; no family's reward depends on it.
+            action: as given to the environment, `(B, A)`.
+            next_observation: after the step, `(B, O)`.
+            tasks: the task vectors, `(B, P)`.
+        """
+        del observation
+        vectors = np.asarray(tasks, dtype=np.float64)
+        clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        applied = self._body.actuate(clipped, vectors)
+        motion = self._body.motion_in(np.asarray(next_observation, dtype=np.float64), applied)
+        terms = [self._objective.judge(motion, vectors).progress, *self._objective.costs(motion)]
+        return np.asarray(np.sum(terms, axis=0))
+
+    def terminated(self, next_observation: NDArray[Any]) -> NDArray[np.bool_]:
+        """Returns which observations `(B, O)` are of a state that ends an episode, `(B,)`."""
+        return self._body.fallen_in(np.asarray(next_observation, dtype=np.float64))
