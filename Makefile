@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 DEMO := runs/demo
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench baselines docs clean
 
 $(VENV)/.installed: constraints.txt packages/metarl_envs/pyproject.toml packages/metarl_agents/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,7 +30,11 @@ check: $(VENV)/.installed  ## lint, format and types
 bench: $(VENV)/.installed  ## speed as ratios against references, interleaved
 	cd benchmarks && ../$(BIN)/python environments.py; first=$$?; ../$(BIN)/python agents.py && exit $$first
 
-docs: $(VENV)/.installed  ## regenerate the pages in docs/environments and the tables of the README
+baselines: $(VENV)/.installed  ## what doing nothing, acting at random and scripted oracles earn, into results/baselines
+	$(BIN)/python benchmarks/baselines.py
+
+docs: $(VENV)/.installed  ## regenerate pictures and pages in docs/environments and the tables of the README
+	$(BIN)/python docs/generate.py --pictures
 	$(BIN)/python docs/generate.py
 
 clean:

@@ -3,13 +3,15 @@
     python baselines.py                every id and split, into results/baselines/
     python baselines.py ID [ID ...]    only these
 
-Five seeds, every task of a split. Returns are also given without the alive bonus, where a family has one:
-standing still for a whole episode of MetaHumanoid-Dir2D earns 1000 for being alive alone.
+Five seeds, every task of a split, at least a hundred episodes per seed. Returns are also given without the
+alive bonus, where a family has one: standing still for a whole episode of MetaHumanoid-Dir2D earns 1000 for
+being alive alone.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,23 +25,25 @@ from metarl_envs.files import atomic_path, readable_json
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "baselines"
 SEEDS = (0, 1, 2, 3, 4)
+EPISODES = 100  # per seed, at least
 
 
 def summary(report: Report) -> dict[str, Any]:
     """Returns the figures of one agent on one split."""
-    returns = report.returns[..., 0]  # runs × tasks
+    returns = report.returns.mean(axis=2)  # runs × tasks
     interval = stratified_bootstrap_interval(returns, iqm, rng=np.random.default_rng(0))
     result = {
         "mean": round(float(returns.mean()), 3),
         "iqm": round(float(iqm(returns)), 3),
         "interval_95": [round(float(x), 3) for x in interval],
+        "episodes": report.returns.size,
         "mean_length": round(float(report.lengths.mean()), 2),
         "mean_by_term": {k: round(float(v.mean()), 3) for k, v in report.reward_terms.items()},
         "success_once": round(float(report.success_once.mean()), 3),
     }
     if "reward_alive" in report.reward_terms:
         result["mean_without_bonus"] = round(
-            float((returns - report.reward_terms["reward_alive"][..., 0]).mean()), 3
+            float((report.returns - report.reward_terms["reward_alive"]).mean()), 3
         )
     return result
 
@@ -47,9 +51,13 @@ def summary(report: Report) -> dict[str, Any]:
 def baselines(family_id: str) -> dict[str, Any]:
     """Returns the figures of a family's splits."""
     splits = {}
-    for split in family(family_id).splits:
+    for split, tasks in family(family_id).splits.items():
         protocol = Protocol(
-            split=split, adaptation_episodes=0, scored_episodes=1, seeds=SEEDS, name="baselines"
+            split=split,
+            adaptation_episodes=0,
+            scored_episodes=math.ceil(EPISODES / tasks.count),
+            seeds=SEEDS,
+            name="baselines",
         )
         reports = reference_reports(family_id, protocol)
         splits[split] = {name: summary(report) for name, report in reports.items()}

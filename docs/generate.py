@@ -1,29 +1,122 @@
 """Regenerates what the repository's documentation takes from the registry.
 
-python docs/generate.py            writes docs/environments/*.md and the tables of the README
-python docs/generate.py --check    fails if they are not what would be written
+python docs/generate.py              the pages in docs/environments and the tables of the README
+python docs/generate.py --check      fails if they are not what would be written
+python docs/generate.py --pictures   the pictures in docs/environments/pictures, all anew
+
+The figures come from results/baselines (`make baselines`).
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from metarl_agents.registry import AGENTS
-from metarl_envs import family, registered_ids
+from metarl_envs import Family, family, registered_ids
 from metarl_envs.page import markdown_table, page
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "environments"
+PICTURES = PAGES / "pictures"
+BASELINES = ROOT / "results" / "baselines"
+REFERENCES = ("zero", "random", "oracle")
+_STEPS = 10  # of random actions before a body's picture
+
+
+def counts(f: Family) -> str:
+    """Returns how many tasks the splits of a family have."""
+    return " / ".join(
+        "the same test" if name == "test" and f.train_equals_test else f"{split.count} {name}"
+        for name, split in f.splits.items()
+    )
+
+
+def baselines(f: Family) -> dict[str, Any]:
+    """Returns a family's recorded baselines, split -> reference -> figures; empty before they are run."""
+    file = BASELINES / f"{f.id}.json"
+    splits: dict[str, Any] = json.loads(file.read_text())["splits"] if file.exists() else {}
+    return splits
+
+
+def mean(figures: Mapping[str, Any], reference: str) -> str:
+    """Returns a reference's mean return, rounded, or a dash where there is none."""
+    return f"{figures[reference]['mean']:.1f}" if reference in figures else "–"
+
+
+def baselines_section(f: Family) -> str:
+    """Returns the page's section of baselines."""
+    splits = baselines(f)
+    bonus = any("mean_without_bonus" in row for figures in splits.values() for row in figures.values())
+    head = ["split", "agent", "return (mean)", "IQM [95 % interval]", "success (at any step)", "steps"]
+    if bonus:
+        head.insert(3, "without the alive bonus")
+    rows = []
+    for split, figures in splits.items():
+        for reference in REFERENCES:
+            if reference not in figures:
+                continue
+            row = figures[reference]
+            low, high = row["interval_95"]
+            cells = [
+                split,
+                reference,
+                f"{row['mean']:.2f}",
+                f"{row['iqm']:.2f} [{low:.2f}, {high:.2f}]",
+                f"{row['success_once']:.2f}",
+                f"{row['mean_length']:.0f}",
+            ]
+            if bonus:
+                cells.insert(3, f"{row['mean_without_bonus']:.2f}")
+            rows.append(cells)
+    return (
+        "## Baselines\n\n"
+        "Zero actions, uniformly random actions and, where there is one, a scripted controller that sees the"
+        " task; every task of a split, five seeds"
+        f" ([figures](../../results/baselines/{f.id}.json), `make baselines`).\n\n"
+        + markdown_table(head, rows)
+    )
+
+
+def pictures_section(f: Family) -> str:
+    """Returns the page's pictures."""
+    return (
+        f"![The body, the task marked in green](pictures/{f.id}.png)\n\n"
+        f"![The tasks of every split](pictures/{f.id}-tasks.png)"
+    )
+
+
+def index() -> str:
+    """Returns the index page."""
+    rows = []
+    for f in map(family, registered_ids()):
+        figures = baselines(f).get("test", {})
+        rows.append(
+            (
+                f'<img src="pictures/{f.id}.png" width="120" alt="">',
+                f"[`{f.id}`]({f.id}.md)<br>{f.title}",
+                counts(f),
+                *(mean(figures, reference) for reference in REFERENCES),
+            )
+        )
+    return (
+        "# Environments\n\n"
+        "Mean returns of doing nothing, acting at random and a scripted oracle on the test tasks, alive bonus"
+        " included.\n\n" + markdown_table(("", "family", "tasks", *REFERENCES), rows) + "\n"
+    )
 
 
 def environments_table() -> str:
     """Returns the README's table of families."""
     rows = []
     for f in map(family, registered_ids()):
-        counts = " / ".join(f"{split.count} {split.name}" for split in f.splits.values())
-        note = " (the same)" if f.train_equals_test else ""
-        rows.append((f"[`{f.id}`](docs/environments/{f.id}.md)", f.title, counts + note, f.horizon))
-    return markdown_table(("id", "task", "tasks", "horizon"), rows)
+        figures = baselines(f).get("test", {})
+        link = f"[`{f.id}`](docs/environments/{f.id}.md)"
+        rows.append((link, f.title, counts(f), mean(figures, "zero"), mean(figures, "random")))
+    return markdown_table(("id", "task", "tasks", "zero action", "random"), rows)
 
 
 def agents_table() -> str:
@@ -43,27 +136,72 @@ def replace_between(text: str, name: str, content: str) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Returns every generated file's content."""
+    """Returns every generated text."""
     readme = ROOT / "README.md"
     text = replace_between(readme.read_text(), "environments", environments_table())
-    files = {readme: replace_between(text, "agents", agents_table())}
-    for family_id in registered_ids():
-        files[ROOT / "docs" / "environments" / f"{family_id}.md"] = page(family(family_id))
+    files = {readme: replace_between(text, "agents", agents_table()), PAGES / "README.md": index()}
+    for f in map(family, registered_ids()):
+        additions = {"Actions": pictures_section(f), "Provenance": baselines_section(f)}
+        files[PAGES / f"{f.id}.md"] = page(f, additions)
     return files
+
+
+def picture_files() -> dict[str, Path]:
+    """Returns every picture the pages show, by its name."""
+    names = [name for f in registered_ids() for name in (f"{f}.png", f"{f}-tasks.png")]
+    return {name: PICTURES / name for name in names}
+
+
+def draw() -> None:
+    """Draws every family's body and task space."""
+    import numpy as np
+    from PIL import Image
+
+    from metarl_envs import MetaEnv
+    from metarl_envs.files import atomic_path
+    from metarl_envs.task_plot import plot_tasks
+
+    for f in map(family, registered_ids()):
+        env = MetaEnv(f, split="test", task=min(3, f.splits["test"].count - 1), render_mode="rgb_array")
+        env.reset(seed=0)
+        rng = np.random.default_rng(0)
+        for _ in range(_STEPS):
+            env.step(rng.uniform(-1.0, 1.0, env.action_space.shape))
+        # Few colours make a small file.
+        picture = Image.fromarray(env.render()).resize((360, 360), Image.Resampling.LANCZOS).quantize(96)
+        with atomic_path(PICTURES / f"{f.id}.png") as path:
+            picture.save(path, format="PNG", optimize=True)
+        env.close()
+        plot_tasks(f, PICTURES / f"{f.id}-tasks.png")
+
+
+def unwanted() -> list[Path]:
+    """Returns files of families that are no longer there."""
+    pages = {path.name for path in generated() if path.parent == PAGES}
+    return [
+        *(path for path in PAGES.glob("*.md") if path.name not in pages),
+        *(path for path in PICTURES.glob("*") if path.name not in picture_files()),
+    ]
 
 
 def main() -> int:
     """Writes or checks the files."""
-    stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
-    kept = {f"{family_id}.md" for family_id in registered_ids()}
-    stale += [p for p in (ROOT / "docs" / "environments").glob("*.md") if p.name not in kept]
+    if "--pictures" in sys.argv:
+        draw()
+        return 0
+    texts = generated()
     if "--check" in sys.argv:
+        stale = [path for path, text in texts.items() if not path.exists() or path.read_text() != text]
+        stale += [path for path in picture_files().values() if not path.exists()]
+        stale += unwanted()
         for path in stale:
             print(f"stale: {path.relative_to(ROOT)} (run `make docs`)")
         return 1 if stale else 0
-    for path, text in generated().items():
+    for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    for path in unwanted():
+        path.unlink()
     return 0
 
 

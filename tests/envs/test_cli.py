@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -237,6 +238,42 @@ def test_render_a_clip(run, family_id, tmp_path):
     assert all((a != b).any() for a, b in itertools.pairwise(shown))
 
 
+def test_render_a_film(run, tmp_path):
+    path = tmp_path / "clip.mp4"
+    assert run("render", "MetaAnt-Goal-v0", "--out", path, "--steps", 6, "--task", 3) == (0, f"{path}\n", "")
+    film = imageio_ffmpeg.read_frames(str(path))
+    facts = next(film)
+    frames = [np.frombuffer(frame, np.uint8) for frame in film]
+    assert facts["size"] == (480, 480)
+    assert facts["fps"] == 20
+    assert len(frames) == 7  # the start and six steps
+    assert frames[0].std() > 1
+    assert (frames[0] != frames[-1]).any()
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_clip_shows_a_whole_episode_by_default(run, tmp_path):
+    path = tmp_path / "clip.gif"
+    assert run("render", "MetaPoint-Goal-v0", "--out", path)[0] == 0
+    with Image.open(path) as clip:
+        assert clip.n_frames == metarl_envs.family("MetaPoint-Goal-v0").horizon + 1
+
+
+def test_films_without_ffmpeg_say_what_to_install(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    status, out, err = run("render", "MetaPoint-Goal-v0", "--out", "x.mp4", "--steps", 1)
+    assert (status, out) == (2, "")
+    assert "metarl-envs[video]" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tasks_plot(run, tmp_path):
+    assert run("tasks", "plot", "MetaAnt-Goal-v0") == (0, "MetaAnt-Goal-v0-tasks.png\n", "")
+    with Image.open(tmp_path / "MetaAnt-Goal-v0-tasks.png") as image:
+        assert image.format == "PNG"
+        assert np.asarray(image).std() > 1
+
+
 def test_pictures_without_pillow_say_what_to_install(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL", None)
     status, out, err = run("render", "MetaPoint-Goal-v0")
@@ -269,7 +306,8 @@ MISTAKES = [
     (("render", "MetaPoint-Goal-v0", "--task", "one"), ("--task", "integer")),
     (("render", "MetaPoint-Goal-v0", "--seed", "-1"), ("seed",)),
     (("render", "MetaPoint-Goal-v0", "--steps", "-1"), ("steps",)),
-    (("render", "MetaPoint-Goal-v0", "--out", "x.jpg"), (".png", ".gif", "x.jpg")),
+    (("render", "MetaPoint-Goal-v0", "--out", "x.jpg"), (".png", ".gif", ".mp4", "x.jpg")),
+    (("tasks", "plot", "MetaPoint-Goal-v0", "--out", "x.jpg"), (".png", "x.jpg")),
     (("tasks", "export", "MetaPoint-Goal-v0", "--split", "ood"), ("'train'", "'test'")),
     (("tasks", "export", "MetaPoint-Goal-v0", "--format", "xml"), ("json", "csv")),
     (("tasks", "freeze", "MetaPoint-Goal-v0"), ("new version",)),

@@ -615,8 +615,8 @@ def test_the_point_oracle_earns_the_closed_form(family_id):
 
 
 def test_oracles_are_registered_once(monkeypatch):
-    oracles = "metarl_envs.evaluation.agents._ORACLES"
-    monkeypatch.setattr(oracles, dict(metarl_envs.evaluation.agents._ORACLES))
+    oracles = "metarl_envs.evaluation.scripted._ORACLES"
+    monkeypatch.setattr(oracles, dict(metarl_envs.evaluation.scripted._ORACLES))
     register_scripted_oracle("Fake-v1", ZeroAgent)
     assert isinstance(scripted_oracle("Fake-v1"), ZeroAgent)
     assert scripted_oracle("Unheard-Of-v0") is None
@@ -659,3 +659,24 @@ def test_importing_the_evaluation_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+ORACLES = [i for i in metarl_envs.registered_ids() if scripted_oracle(i) is not None]
+
+
+@pytest.mark.parametrize("family_id", ORACLES)
+def test_scripted_oracles_reach_and_hold_their_goals(family_id):
+    family = metarl_envs.family(family_id)
+    for split in family.splits:
+        protocol = Protocol(split=split, adaptation_episodes=0, scored_episodes=1)
+        reports = reference_reports(family_id, protocol)
+        reached = reports["oracle"].success_at_end[0, :, 0]
+        goals = np.array([task.parameters for task in family.tasks(split)])
+        # The two-link arm cannot fold further than its joint's 160 degrees.
+        nearest = 0.0
+        if family_id == "MetaReacher2-Goal-v0":
+            nearest = np.sqrt(0.75**2 + 0.95**2 + 2 * 0.75 * 0.95 * np.cos(np.deg2rad(160)))
+        reachable = np.hypot(*goals.T) > nearest - 0.01
+        assert reached[reachable].all()
+        assert reports["oracle"].scores.mean() > 0.5 * reports["zero"].scores.mean()
+        assert reports["oracle"].scores.mean() > reports["random"].scores.mean()

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from metarl_envs.families import Family
 from metarl_envs.registration import register_families
 from metarl_envs.schema import SpecError
-from metarl_envs.specs import Family, family, registered_ids
+from metarl_envs.specs import family, registered_ids
 from metarl_envs.tasks import Task
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import numpy as np
 import typer
 
 from metarl_envs import models, tables
+from metarl_envs.families import Family
 from metarl_envs.files import atomic_path
-from metarl_envs.specs import Family, family, registered_ids
+from metarl_envs.specs import family, registered_ids
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,22 +108,31 @@ def describe(
 @app.command()
 def render(
     family_id: FamilyId,
-    out: Annotated[Path | None, typer.Option(help="The PNG or GIF to write (default: ID.png).")] = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG, GIF or MP4 (default: ID.png).")] = None,
     split: Annotated[str, typer.Option(help="The task's split.")] = "test",
     task: Annotated[int, typer.Option(help="The task's index in the split.")] = 0,
-    steps: Annotated[int, typer.Option(help="Random steps: a GIF shows all, a PNG the last.", min=0)] = 20,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Random steps, at most one episode: a clip shows all (default: the horizon), a PNG the"
+            " last (default: 20).",
+            min=0,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seeds start and actions.", min=0)] = 0,
 ) -> None:
     """Draw a family into a picture or a clip, its task marked."""
     from metarl_envs.env import MetaEnv
-    from metarl_envs.frames import check_format, write_frames
+    from metarl_envs.frames import CLIPS, check_format, write_frames
 
     path = Path(f"{family_id}.png") if out is None else out
     check_format(path)
     env = MetaEnv(family_id, split=split, task=task, render_mode="rgb_array")
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
-    clip = path.suffix == ".gif"
+    clip = path.suffix in CLIPS
+    if steps is None:
+        steps = family(family_id).horizon if clip else 20
     frames = [env.render()] if clip or not steps else []
     for step in range(steps):
         terminated = env.step(rng.uniform(-1.0, 1.0, env.action_space.shape))[2]
@@ -138,8 +148,9 @@ def render(
 def problems(f: Family) -> list[str]:
     """Returns what is wrong with a family's frozen parts; empty when they hold."""
     found = []
+    derived_tables = tables.derive(f)
     for name, rows in tables.load(f).items():
-        derived = tables.derive(f)[name]
+        derived = derived_tables[name]
         # Sines and cosines may differ between machines in the last digit; the checksum, which load()
         # has compared, guards the digits.
         if not np.allclose(rows, derived, rtol=0.0, atol=1e-12):
@@ -148,7 +159,7 @@ def problems(f: Family) -> list[str]:
             found.append(f"the {name} table has tasks outside its distribution")
     train = {task.parameters for task in f.tasks("train")}
     for name in f.splits:
-        if name != "train" and not f.train_equals_test:
+        if name != "train" and not (name == "test" and f.train_equals_test):
             shared = train & {task.parameters for task in f.tasks(name)}
             if shared:
                 found.append(f"train and {name} share {len(shared)} tasks")
@@ -207,6 +218,21 @@ def export(
     writer.writerow(["index", *f.parameter_names])
     writer.writerows([task.index, *map(repr, task.parameters)] for task in tasks)
     write_out(text.getvalue(), out)
+
+
+@tasks_app.command()
+def plot(
+    family_id: FamilyId,
+    out: Annotated[Path | None, typer.Option(help="The PNG to write (default: ID-tasks.png).")] = None,
+) -> None:
+    """Draw where the train, test and ood tasks lie."""
+    from metarl_envs.task_plot import plot_tasks
+
+    path = Path(f"{family_id}-tasks.png") if out is None else out
+    if path.suffix != ".png":
+        raise ValueError(f"a plot's file ends in '.png', got {path.name!r}")
+    plot_tasks(family(family_id), path)
+    print(path)
 
 
 @tasks_app.command()

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from metarl_envs.bodies import body_class
 from metarl_envs.bodies.base import Body
+from metarl_envs.families import Family
 from metarl_envs.headless import prefer_headless_rendering
 from metarl_envs.objectives import OBJECTIVES, Motion
 from metarl_envs.schema import check_options
-from metarl_envs.specs import Family
 from metarl_envs.tasks import Task
 
 Array = NDArray[np.float64]

@@ -284,6 +284,7 @@ class BatchEngine(Engine):
         self._scratch = mujoco.MjData(model) if contact_forces else None
         self._bound: dict[str, NDArray[Any]] = {}
         self._varied: dict[str, NDArray[Any]] = {}
+        self._refreshed: Mask = np.zeros(num, dtype=np.bool_)
         self._build()
         if num_threads > 1:
             _with_threads.add(self)
@@ -302,10 +303,12 @@ class BatchEngine(Engine):
         derived = {name: array.copy() for name, array in self._bound.items()}
         varied = {name: array.copy() for name, array in self._varied.items()}
         self._build()
-        self._state[:] = state
         self._varied = {name: self._batch.expand(name) for name in varied}
         for name, values in varied.items():
             self._varied[name][:] = values
+        if np.count_nonzero(self._refreshed):
+            self._batch.set_const(np.flatnonzero(self._refreshed))
+        self._state[:] = state
         self._bound = {}
         for name, values in derived.items():
             array = self.derived(name)
@@ -329,6 +332,7 @@ class BatchEngine(Engine):
     def refresh_constants(self, ids: NDArray[np.int64]) -> None:
         """Derives the constants of some simulations."""
         self._batch.set_const(ids)
+        self._refreshed[ids] = True
 
     def place(self, ids: NDArray[np.int64], qpos: Array, qvel: Array) -> None:
         """Starts some simulations afresh."""

@@ -1,8 +1,8 @@
-"""Writing frames as a picture or a clip. Needs the extra `metarl-envs[plot]`."""
+"""Writing frames as a picture or a clip. Pictures and GIFs need `metarl-envs[plot]`, MP4 `[video]`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,45 +11,78 @@ from numpy.typing import NDArray
 from metarl_envs.files import atomic_path
 from metarl_envs.schema import listed
 
-FORMATS = (".gif", ".png")
+Frames = Sequence[NDArray[np.uint8]]
+
+
+def _write_png(path: Path, frames: Frames, fps: int) -> None:
+    from PIL import Image
+
+    Image.fromarray(frames[-1]).save(path, format="PNG")
+
+
+def _write_gif(path: Path, frames: Frames, fps: int) -> None:
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=max(20, round(1000 / fps)),  # browsers slow down what is quicker
+        loop=0,
+    )
+
+
+def _write_mp4(path: Path, frames: Frames, fps: int) -> None:
+    import imageio_ffmpeg
+
+    height, width = frames[0].shape[:2]
+    # The temporary file has another ending, so the format is named.
+    clip = imageio_ffmpeg.write_frames(
+        str(path), (width, height), fps=fps, codec="libx264", output_params=["-f", "mp4"]
+    )
+    clip.send(None)
+    try:
+        for frame in frames:
+            clip.send(np.ascontiguousarray(frame))
+    finally:
+        clip.close()
+
+
+_WRITERS: dict[str, tuple[Callable[[Path, Frames, int], None], str, str]] = {
+    ".gif": (_write_gif, "Pillow", "plot"),
+    ".mp4": (_write_mp4, "imageio-ffmpeg", "video"),
+    ".png": (_write_png, "Pillow", "plot"),
+}
+CLIPS = (".gif", ".mp4")
+"""The endings of files that show all frames."""
 
 
 def check_format(path: Path) -> None:
     """Raises ValueError when a file's ending is not one that `write_frames` knows."""
-    if path.suffix not in FORMATS:
-        raise ValueError(f"a picture's file ends in one of {listed(FORMATS)}, got {path.name!r}")
+    if path.suffix not in _WRITERS:
+        raise ValueError(f"a picture's file ends in one of {listed(_WRITERS)}, got {path.name!r}")
 
 
-def write_frames(path: Path, frames: Sequence[NDArray[np.uint8]], fps: int) -> None:
-    """Writes frames: all of them as a GIF, or the last one as a PNG.
+def write_frames(path: Path, frames: Frames, fps: int) -> None:
+    """Writes frames: all of them as a clip (GIF, MP4), or the last one as a PNG.
 
     Args:
         path: the file, whose ending says which; written whole or not at all.
-        frames: `(height, width, 3)` each.
+        frames: `(height, width, 3)` each, at least one; an MP4's sides are multiples of 16.
         fps: frames per second of a clip.
 
     Raises:
         ValueError: the file's ending is unknown.
-        ImportError: Pillow is not installed.
+        ImportError: what writes such a file is not installed.
     """
     check_format(path)
+    write, package, extra = _WRITERS[path.suffix]
     try:
-        from PIL import Image
+        with atomic_path(path) as temporary:
+            write(temporary, frames, fps)
     except ImportError as error:
         raise ImportError(
-            "pictures need Pillow; install the extra with: pip install 'metarl-envs[plot]'"
+            f"writing {path.name} needs {package}; install the extra with: pip install 'metarl-envs[{extra}]'"
         ) from error
-    images = [Image.fromarray(frame) for frame in frames]
-    with atomic_path(path) as temporary:
-        if path.suffix == ".png":
-            images[-1].save(temporary, format="PNG")
-        else:
-            # GIF counts in hundredths of a second.
-            images[0].save(
-                temporary,
-                format="GIF",
-                save_all=True,
-                append_images=images[1:],
-                duration=max(20, round(1000 / fps)),
-                loop=0,
-            )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarl_envs import tables
-from metarl_envs.specs import Family
+from metarl_envs.families import Family
 
 if TYPE_CHECKING:
     import mujoco

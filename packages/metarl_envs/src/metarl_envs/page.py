@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from metarl_envs.bodies.base import Row
 from metarl_envs.core import Core
-from metarl_envs.specs import Family
+from metarl_envs.families import Family
 
 _COMMON_ARGUMENTS = (
     ("split", "train", "where the default task and task indices are from"),
@@ -59,8 +59,13 @@ def _further_terms(family: Family, known: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def page(family: Family) -> str:
-    """Returns a family's documentation page in Markdown."""
+def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
+    """Returns a family's documentation page in Markdown.
+
+    Args:
+        family: the family.
+        additions: what to put before a section, by the section's heading.
+    """
     core = build_core(family)
     body, objective = core.body, core.objective
     splits = [
@@ -68,7 +73,7 @@ def page(family: Family) -> str:
             name,
             split.count,
             split.distribution.describe(),
-            "the same tasks as train" if family.train_equals_test and name != "train" else "frozen table",
+            "the same tasks as train" if family.train_equals_test and name == "test" else "frozen table",
         )
         for name, split in family.splits.items()
     ]
@@ -123,4 +128,7 @@ def page(family: Family) -> str:
         + markdown_table(("version", "change"), [(h["version"], h["change"]) for h in family.history]),
     ]
     core.close()
+    for heading, text in (additions or {}).items():
+        place = next(i for i, section in enumerate(sections) if section.startswith(f"## {heading}\n"))
+        sections.insert(place, text)
     return "\n\n".join(sections) + "\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import atexit
 import weakref
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-_MARKER_RADIUS = 0.25  # m
 _MARKER_COLOUR = np.array([0.15, 0.75, 0.3, 0.6], dtype=np.float32)
 
 # MuJoCo frees a renderer's objects in whichever OpenGL context is current, by number, so freeing one while
@@ -36,11 +36,34 @@ def _free_all() -> None:
     _free_retired()
 
 
+@dataclass(frozen=True)
+class View:
+    """Where the camera is, and how large the goal is drawn.
+
+    Attributes:
+        distance: from the camera to the point it looks at, m.
+        elevation: of the camera's direction above the horizon, degrees; negative looks down.
+        marker: radius of the goal's sphere, m.
+        centre: the point it looks at, m; None follows the robot.
+    """
+
+    distance: float = 6.0
+    elevation: float = -25.0
+    marker: float = 0.25
+    centre: tuple[float, float, float] | None = None
+
+
 class Renderer:
     """Draws simulations of one model into arrays. Made at the first frame, not with the environment."""
 
-    def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
+    def __init__(self, model: mujoco.MjModel, view: View, height: int, width: int) -> None:
         """Opens an off-screen OpenGL context.
+
+        Args:
+            model: what is drawn.
+            view: from where.
+            height: of a frame, in pixels.
+            width: of a frame, in pixels.
 
         Raises:
             RuntimeError: no OpenGL is available; the message says what to install or set.
@@ -57,10 +80,14 @@ class Renderer:
                 " environment variable MUJOCO_GL to egl or osmesa before mujoco is imported"
             ) from error
         self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
-        self._camera.trackbodyid = 1
-        self._camera.distance = 6.0
-        self._camera.azimuth, self._camera.elevation = 90.0, -25.0
+        if view.centre is None:
+            self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+            self._camera.trackbodyid = 1
+        else:
+            self._camera.lookat[:] = view.centre
+        self._camera.distance = view.distance
+        self._camera.azimuth, self._camera.elevation = 90.0, view.elevation
+        self._marker = view.marker
         _open.append(self._renderer)
         self._retire = weakref.finalize(self, _retire, self._renderer)
         self._retire.atexit = False
@@ -87,7 +114,7 @@ class Renderer:
                 mujoco.mjv_initGeom(
                     scene.geoms[scene.ngeom],
                     mujoco.mjtGeom.mjGEOM_SPHERE,
-                    np.full(3, _MARKER_RADIUS),
+                    np.full(3, self._marker),
                     np.array([goal[0], goal[1], 0.0]),
                     np.eye(3).ravel(),
                     _MARKER_COLOUR,

@@ -21,7 +21,7 @@ from metarl_envs.files import atomic_path, readable_json
 from metarl_envs.schema import SpecError
 
 if TYPE_CHECKING:
-    from metarl_envs.specs import Family
+    from metarl_envs.families import Family
 
 
 def spec_directory() -> Path:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.short import ShortBody
+from metarl_envs.families import Family
 from metarl_envs.page import build_core
-from metarl_envs.specs import Family
 from metarl_envs.specs import family as find_family
 
 Array = NDArray[np.float64]

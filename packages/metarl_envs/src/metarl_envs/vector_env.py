@@ -22,8 +22,8 @@ from metarl_envs.core import (
     state_array,
     state_part,
 )
+from metarl_envs.families import Family
 from metarl_envs.schema import listed
-from metarl_envs.specs import Family
 from metarl_envs.specs import family as find_family
 from metarl_envs.tasks import Task
 

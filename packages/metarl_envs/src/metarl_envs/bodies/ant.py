@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import mujoco
 import numpy as np
@@ -18,6 +19,7 @@ from metarl_envs.bodies.modelling import (
 )
 from metarl_envs.bodies.mujoco_body import MujocoBody
 from metarl_envs.bodies.short import ShortBody
+from metarl_envs.rendering import View
 
 # Joints: hip and ankle of legs 1 to 4, at (+, +), (-, +), (-, -), (+, -); motors in another order.
 _MOTORS = ("hip 4", "ankle 4", "hip 1", "ankle 1", "hip 2", "ankle 2", "hip 3", "ankle 3")
@@ -216,6 +218,7 @@ class SmallAnt(MujocoBody):
 
     actions = tuple(Row(1, f"servo velocity at {motor}, × 50", "rad/s") for motor in _MOTORS)
     position_noise = velocity_noise = 0.0
+    view: ClassVar[View] = View(distance=3.0, elevation=-35.0, marker=0.08)
     start_text = "The torso at (0, 0, 0.25) m, ankles bent by 1 rad, at rest; no noise."
     info_keys = Ant.info_keys
     observations = _WHOLE

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Body, Ids, Mask
 from metarl_envs.engine import make_engine
-from metarl_envs.rendering import Renderer
+from metarl_envs.rendering import Renderer, View
 
 
 class MujocoBody(Body):
@@ -29,6 +29,8 @@ class MujocoBody(Body):
     """Whether the positions' noise is Gaussian."""
     gaussian_velocities: ClassVar[bool] = True
     """Whether the velocities' noise is Gaussian."""
+    view: ClassVar[View] = View()
+    """From where frames are drawn."""
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class MujocoBody(Body):
         if self._renderer is None or self._renderer.size != (height, width):
             if self._renderer is not None:
                 self._renderer.close()
-            self._renderer = Renderer(self.model, height, width)
+            self._renderer = Renderer(self.model, self.view, height, width)
         return self._renderer.draw(self.engine.data(index), goal)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Row
 from metarl_envs.bodies.modelling import compile_with_mass, own_spec, use_legacy_capsule_inertia
 from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.rendering import View
 
 _TOTAL_MASS = 24.0  # kg
 _END = (
@@ -26,6 +27,7 @@ class Wheeled(MujocoBody):
         Row(1, "servo velocity of wheel 2, × 50", "rad/s"),
     )
     position_noise = velocity_noise = 0.0
+    view: ClassVar[View] = View(distance=3.5, elevation=-40.0, marker=0.08)
     start_text = "At the origin, at rest; no noise."
     end_text = _END
     observations = (
@@ -70,6 +72,7 @@ class Reacher(MujocoBody):
     """N planar arms of equal links. The tracked point is the fingertip."""
 
     position_noise = velocity_noise = 0.0
+    view: ClassVar[View] = View(distance=6.0, elevation=-60.0, marker=0.1, centre=(0.0, 0.0, 0.0))
     start_text = "Stretched along x, at rest; no noise."
     end_text = _END
     links: ClassVar[tuple[float, ...]]

@@ -15,14 +15,13 @@ from metarl_envs.evaluation.agents import (
     Transition,
     Trial,
     ZeroAgent,
-    register_scripted_oracle,
-    scripted_oracle,
 )
 from metarl_envs.evaluation.plot import plot_adaptation
 from metarl_envs.evaluation.protocol import PROTOCOLS, Protocol
 from metarl_envs.evaluation.provenance import Provenance
 from metarl_envs.evaluation.report import Report
 from metarl_envs.evaluation.runner import evaluate, reference_reports
+from metarl_envs.evaluation.scripted import register_scripted_oracle, scripted_oracle
 from metarl_envs.evaluation.statistics import (
     Interval,
     iqm,

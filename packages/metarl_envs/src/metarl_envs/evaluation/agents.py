@@ -154,53 +154,6 @@ class ScriptedOracle:
         """Nothing is remembered."""
 
 
-# Displacement of the point bodies per step and axis at full action (oyster's point_robot.py).
-_POINT_STEP = 0.1
-
-
-def straight_line(observations: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Walk a point straight to its goal, as fast as the slower axis allows, and stay there.
-
-    Args:
-        observations: Position (2,) and goal (2,) of each task in metres (T, 4).
-
-    Returns:
-        Actions (T, 2) in [-1, 1] along the line to the goal; the last step is as long as the
-        distance that is left.
-    """
-    state = np.asarray(observations, dtype=np.float64)
-    actions = (state[:, 2:4] - state[:, :2]) / _POINT_STEP
-    # Scaled by the larger component, not clipped per axis, which would bend the path.
-    return np.asarray(actions / np.maximum(1.0, np.abs(actions).max(axis=1, keepdims=True)))
-
-
-_ORACLES: dict[str, Callable[[], Agent]] = {
-    "MetaPoint-Goal-v0": lambda: ScriptedOracle(straight_line),
-    "MetaPoint-SparseGoal-v0": lambda: ScriptedOracle(straight_line),
-}
-
-
-def register_scripted_oracle(family_id: str, factory: Callable[[], Agent]) -> None:
-    """Give a family its scripted oracle.
-
-    Args:
-        family_id: Id of the family, version included.
-        factory: Makes a fresh agent without arguments.
-
-    Raises:
-        ValueError: If the family has one already.
-    """
-    if family_id in _ORACLES:
-        raise ValueError(f"{family_id} already has a scripted oracle; a family has one at most")
-    _ORACLES[family_id] = factory
-
-
-def scripted_oracle(family_id: str) -> Agent | None:
-    """A fresh scripted oracle of a family, or `None` if nobody has written one."""
-    factory = _ORACLES.get(family_id)
-    return None if factory is None else factory()
-
-
 def _shape(space: gymnasium.Space[Any]) -> tuple[int, ...]:
     if space.shape is None:
         raise ValueError(f"an action space needs a shape, got {space}")

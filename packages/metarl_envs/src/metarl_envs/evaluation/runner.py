@@ -16,12 +16,12 @@ from metarl_envs.evaluation.agents import (
     RandomAgent,
     Trial,
     ZeroAgent,
-    scripted_oracle,
 )
 from metarl_envs.evaluation.episode import Episode, run_episode
 from metarl_envs.evaluation.protocol import Protocol
 from metarl_envs.evaluation.provenance import Provenance
 from metarl_envs.evaluation.report import Report
+from metarl_envs.evaluation.scripted import scripted_oracle
 
 # Decided by the protocol and the agent, so not to be given in env_arguments.
 _RESERVED = ("autoreset_mode", "num_envs", "observe_task", "split", "task", "tasks")

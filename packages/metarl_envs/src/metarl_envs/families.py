@@ -1,0 +1,241 @@
+"""Families: what a specification says, as an object, and the tasks of its frozen tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from metarl_envs import tables
+from metarl_envs.distributions import Distribution
+from metarl_envs.schema import listed, suggestion
+from metarl_envs.tasks import OFF_TABLE, Task
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a family: how many tasks, and from what they were drawn."""
+
+    name: str
+    count: int
+    distribution: Distribution
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A keyword argument of a family's own: whose option it is, and the values it may take."""
+
+    name: str
+    of: str
+    default: Any
+    choices: tuple[Any, ...]
+    doc: str
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """A set of tasks over one body and objective, as its specification file defines it.
+
+    Attributes:
+        id: the Gymnasium id, with its version; also the specification's file name.
+        title: one line.
+        summary: a paragraph for the documentation page.
+        body: name of the body, a module in `metarl_envs.bodies`.
+        objective: name of the objective in `metarl_envs.objectives`.
+        horizon: the time limit in steps.
+        train_equals_test: whether train and test hold the same tasks, as they must where a family has
+            only two.
+        parameter_names: the task parameters' names, P of them.
+        parameter_units: their units.
+        distribution: what train and test are drawn from.
+        splits: name -> `Split`, in the order train, test, ood.
+        arguments: name -> the family's own keyword `Argument`.
+        body_options: keyword options of the body.
+        objective_options: keyword options of the objective.
+        table_rule: the rule in `metarl_envs.tables` that derives the frozen tables.
+        table_seed: that rule's seed, where it takes one.
+        table_splits: the splits that rule derives, in its order; the others are drawn by `philox`.
+        table_options: that rule's further numbers.
+        subsets: name -> (split, count): the first `count` tasks of a split under a name of their own.
+        provenance: rows of the provenance table (`variant`, `same`, `differs`).
+        history: rows of the version history (`version`, `change`).
+    """
+
+    id: str
+    title: str
+    summary: str
+    body: str
+    objective: str
+    horizon: int
+    train_equals_test: bool
+    parameter_names: tuple[str, ...]
+    parameter_units: tuple[str, ...]
+    parameter_low: tuple[float, ...]
+    parameter_high: tuple[float, ...]
+    distribution: Distribution
+    splits: Mapping[str, Split]
+    arguments: Mapping[str, Argument]
+    body_options: Mapping[str, Any]
+    objective_options: Mapping[str, Any]
+    table_rule: str
+    table_seed: int | None
+    table_splits: tuple[str, ...]
+    table_options: Mapping[str, float]
+    subsets: Mapping[str, tuple[str, int]]
+    provenance: tuple[Mapping[str, str], ...]
+    history: tuple[Mapping[str, str], ...]
+
+    @property
+    def task_space(self) -> Box:
+        """The smallest box that holds every task of every split, float64 `(P,)`."""
+        return Box(np.array(self.parameter_low), np.array(self.parameter_high), dtype=np.float64)
+
+    @cached_property
+    def _tasks(self) -> dict[str, tuple[Task, ...]]:
+        return {
+            name: tuple(Task(self.id, name, i, tuple(row)) for i, row in enumerate(rows.tolist()))
+            for name, rows in tables.load(self).items()
+        }
+
+    def page(self) -> str:
+        """Returns the family's documentation page in Markdown; it builds a simulation to describe it."""
+        from metarl_envs.page import page  # which needs the bodies, and they MuJoCo
+
+        return page(self)
+
+    def split(self, name: str) -> Split:
+        """Returns a split.
+
+        Raises:
+            ValueError: the family has no such split.
+        """
+        if name not in self.splits:
+            raise ValueError(
+                f"{self.id} has the splits {listed(self.splits)}, not {name!r}"
+                + suggestion(str(name), self.splits)
+            )
+        return self.splits[name]
+
+    def tasks(self, split: str = "train") -> tuple[Task, ...]:
+        """Returns a split's frozen tasks.
+
+        Raises:
+            ValueError: the family has no such split.
+            SpecError: the frozen table does not have its recorded checksum.
+        """
+        return self._tasks[self.split(split).name]
+
+    def subset(self, name: str) -> tuple[Task, ...]:
+        """Returns the tasks of a named subset.
+
+        Raises:
+            ValueError: the family has no such subset.
+        """
+        if name not in self.subsets:
+            raise ValueError(
+                f"{self.id} has no subset {name!r} (there are: {listed(self.subsets) or 'none'})"
+            )
+        split, count = self.subsets[name]
+        return self.tasks(split)[:count]
+
+    def task(self, split: str, index: int) -> Task:
+        """Returns one frozen task.
+
+        Raises:
+            ValueError: there is no such split, or the index is out of range.
+        """
+        tasks = self.tasks(split)
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise ValueError(f"a task index is an integer, got {index!r}")
+        if not 0 <= index < len(tasks):
+            raise ValueError(
+                f"task index {index} is out of range: {self.id} has {len(tasks)} {split} tasks,"
+                f" numbered 0 to {len(tasks) - 1}"
+            )
+        return tasks[int(index)]
+
+    def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> tuple[Task, ...]:
+        """Draws tasks beyond the table, from the split's distribution.
+
+        Args:
+            n: how many.
+            rng: the generator to draw from.
+            split: whose distribution.
+
+        Returns:
+            `n` tasks with index -1; of a discrete family, `n` tasks of its table.
+
+        Raises:
+            ValueError: `n` is negative or the family has no such split.
+        """
+        if n < 0:
+            raise ValueError(f"the number of tasks must not be negative, got {n}")
+        distribution = self.split(split).distribution
+        rows = distribution.sample(n, rng)
+        if distribution.discrete:
+            members = {task.parameters: task for task in self.tasks(split)}
+            return tuple(members[tuple(row)] for row in rows.tolist())
+        return tuple(Task(self.id, split, OFF_TABLE, tuple(row)) for row in rows.tolist())
+
+    def resolve_task(self, task: Any, split: str) -> Task:
+        """Turns what a user may pass as a task into a `Task` of this family.
+
+        Args:
+            task: an index into the split, a `Task`, or a task's dict.
+            split: the split an index refers to.
+
+        Raises:
+            ValueError: the task is of another family, out of range, or of none of these forms.
+        """
+        if isinstance(task, Mapping):
+            task = Task.from_dict(task)
+        if not isinstance(task, Task):
+            return self.task(split, task)
+        if task.family != self.id:
+            raise ValueError(f"the task belongs to {task.family}, not to {self.id}")
+        if task.index != OFF_TABLE:
+            if task != self.task(task.split, task.index):
+                raise ValueError(
+                    f"the task's parameters are not those of {self.id}, {task.split} task"
+                    f" {task.index}; a task with parameters of one's own has index {OFF_TABLE}"
+                )
+            return task
+        self.split(task.split)
+        vector = task.vector
+        if vector.shape != self.task_space.shape or not np.isfinite(vector).all():
+            raise ValueError(
+                f"a task of {self.id} has {len(self.parameter_names)} finite parameters"
+                f" ({', '.join(self.parameter_names)}), got {task.parameters}"
+            )
+        return task
+
+    def resolve_arguments(self, given: Mapping[str, Any], others: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Fills in the defaults of the family's own keyword arguments.
+
+        Args:
+            given: the arguments that were given.
+            others: what else is allowed where they were given, for the message.
+
+        Raises:
+            TypeError: an argument is unknown.
+            ValueError: an argument has a value that is not among its choices.
+        """
+        values = {name: argument.default for name, argument in self.arguments.items()}
+        for name, value in given.items():
+            if name not in self.arguments:
+                allowed = (*others, *self.arguments)
+                raise TypeError(
+                    f"{self.id} has no argument {name!r} (allowed: {listed(allowed)})"
+                    + suggestion(name, allowed)
+                )
+            choices = self.arguments[name].choices
+            if value not in choices:
+                raise ValueError(
+                    f"{name} of {self.id} must be one of {', '.join(map(repr, choices))}, got {value!r}"
+                )
+            values[name] = value
+        return values

@@ -1,0 +1,50 @@
+"""The picture of a task space shows every task of every split where it lies."""
+
+import matplotlib.figure
+import numpy as np
+import pytest
+
+import metarl_envs
+from metarl_envs.task_plot import plot_tasks
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """A function that plots a family and returns the figure's points by their label."""
+    figures = []
+    save = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure,
+        "savefig",
+        lambda self, *args, **kwargs: (figures.append(self), save(self, *args, **kwargs)),
+    )
+
+    def draw(family):
+        plot_tasks(family, tmp_path / "x.png")
+        assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+        return {
+            c.get_label(): np.asarray(c.get_offsets())
+            for c in figures.pop().axes[0].collections
+            if not c.get_label().startswith("_")
+        }
+
+    return draw
+
+
+@pytest.mark.parametrize("family_id", metarl_envs.registered_ids())
+def test_every_task_is_drawn(family_id, drawn):
+    family = metarl_envs.family(family_id)
+    points = drawn(family)
+    assert list(points) == [f"{split.name} ({split.count})" for split in family.splits.values()]
+    for split, offsets in zip(family.splits.values(), points.values(), strict=True):
+        rows = np.array([task.parameters for task in family.tasks(split.name)])
+        if rows.shape[1] == 2:
+            np.testing.assert_array_equal(offsets, rows)
+        elif family.parameter_units == ("rad",):
+            angles = np.arctan2(offsets[:, 1], offsets[:, 0]) % (2 * np.pi)
+            np.testing.assert_allclose(angles, rows[:, 0] % (2 * np.pi), atol=1e-9)
+        elif rows.shape[1] == 1:
+            np.testing.assert_array_equal(offsets[:, 0], rows[:, 0])
+        else:
+            np.testing.assert_array_equal(offsets[:, 1].reshape(rows.shape), rows)
+            assert np.abs(offsets[:, 0].reshape(rows.shape) - np.arange(rows.shape[1])).max() < 0.5
