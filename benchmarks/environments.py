@@ -1,26 +1,76 @@
-"""Environment steps per second against raw MuJoCo batches and Gymnasium's own environments."""
+"""Environment steps per second against raw MuJoCo batches and Gymnasium's own environments.
+
+One family per body. `python environments.py [ID ...]` times only these.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest import mock
 
 import gymnasium
+import mujoco
 import numpy as np
 from interleave import Check, Variant, interleave, report
 from mujoco.batch import Batch
 
-from metarl_envs import MetaVectorEnv
+from metarl_envs import MetaVectorEnv, family
+from metarl_envs.bodies.runners import ParameterBody
+from metarl_envs.engine import BatchEngine
 
-SIZES = (1, 16, 64, 256, 1024)
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-EPISODE = 200
 
 
-def native(family: str, num: int) -> Variant:
+@dataclass(frozen=True)
+class Case:
+    """A body to time.
+
+    Attributes:
+        family: the family whose body it is.
+        gym_id: Gymnasium's environment of the same body, where there is one.
+        over_raw: what native stepping must reach of the raw batch, N = 64.
+        over_sync: how many times Gymnasium's SyncVectorEnv(16) it must reach.
+        fresh: whether reward and observation hold derived fields of the new state (the centre of mass in
+            the rllab lineage), which a bare step leaves a substep behind; the raw batch then computes
+            them too.
+        sizes: numbers of simulations to time.
+        single: what N = 1 must reach of Gymnasium's single environment, where that is timed.
+    """
+
+    family: str
+    gym_id: str | None = None
+    over_raw: float = 0.85
+    over_sync: float = 2.2
+    fresh: bool = False
+    sizes: tuple[int, ...] = (64,)
+    single: float | None = None
+
+
+ALL_SIZES = (1, 16, 64, 256, 1024)
+CASES = (
+    Case("MetaHalfCheetah-Vel-v0", "HalfCheetah-v5", over_sync=2.5, sizes=ALL_SIZES, single=0.8),
+    Case("MetaAnt-Goal-v0", "Ant-v5", 0.90, sizes=ALL_SIZES, single=0.8),
+    Case("MetaHumanoid-Dir2D-v0", "Humanoid-v5"),
+    Case("MetaWalker2d-Params-v0", "Walker2d-v5"),
+    Case("MetaHopper-Params-v0", "Hopper-v5"),
+    Case("MetaAnt-GoalAnnulus-v0"),
+    Case("MetaAnt-VelShort-v0", fresh=True),
+    Case("MetaHalfCheetah-VelShort-v0", over_raw=0.75, fresh=True),  # a step is one short substep
+    Case("MetaHumanoid-VelShort-v0", fresh=True),
+    Case("MetaWheeled-Goal-v0", over_raw=0.75),
+    Case("MetaReacher2-Goal-v0", over_raw=0.75),
+    Case("MetaReacher4-Goal-v0", over_raw=0.75),
+)
+
+
+def native(family_id: str, num: int) -> Variant:
     """Our vector environment, autoreset included."""
-    env = MetaVectorEnv(family, num)
+    env = MetaVectorEnv(family_id, num)
     env.reset(seed=0)
     env.action_space.seed(0)
     actions = itertools.cycle([env.action_space.sample() for _ in range(16)])
@@ -33,31 +83,52 @@ def native(family: str, num: int) -> Variant:
     return Variant(run, steps * num)
 
 
-def raw(family: str, num: int) -> Variant:
-    """The same model on `mujoco.batch`, as bare as it can be: controls, step, reset at the horizon."""
-    core = MetaVectorEnv(family, 1)._core
-    model, skip = core.body.engine.model, core.body.engine.frame_skip  # type: ignore[attr-defined]
-    batch = Batch(model, num, min(num, THREADS))
+def episode_length(family_id: str) -> int:
+    """Returns how many steps an episode of random actions lasts on average."""
+    env = MetaVectorEnv(family_id, 64, autoreset_mode="SameStep")
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    steps = 2 * env.family.horizon
+    ends = sum(int(np.logical_or(*env.step(env.action_space.sample())[2:4]).sum()) for _ in range(steps))
+    env.close()
+    return round(steps * 64 / ends)
+
+
+def raw(family_id: str, num: int, episode: int, *, stage: bool = False) -> Variant:
+    """The same model on `mujoco.batch`, as bare as it can be: controls, step, reset after an episode.
+
+    Args:
+        family_id: the family.
+        num: the number of simulations.
+        episode: steps between resets.
+        stage: ask for the derived fields of the new state, where the family's reward is made of them, in
+            the quicker of the two ways that there are.
+    """
+    engine = MetaVectorEnv(family_id, 2)._core.body.engine  # type: ignore[attr-defined]
+    model, skip = engine.model, engine.frame_skip
+    batch = Batch(model, num, min(num, THREADS), stage and engine._persistent)
+    wanted = engine._stage if stage else int(mujoco.mjtStage.mjSTAGE_NONE.value)
     batch.reset()
     ctrl = batch.bind("ctrl")
     rng = np.random.default_rng(0)
-    actions = itertools.cycle([rng.uniform(-1, 1, ctrl.shape) for _ in range(16)])
+    high = model.actuator_ctrlrange[:, 1]
+    actions = itertools.cycle([rng.uniform(-1, 1, ctrl.shape) * high for _ in range(16)])
     clock = itertools.count(1)
     steps = max(1, 64 // num)
 
     def run() -> None:
         for _ in range(steps):
             ctrl[:] = next(actions)
-            batch.step(None, skip)
-            if next(clock) % EPISODE == 0:
+            batch.step(None, skip, wanted)
+            if next(clock) % episode == 0:
                 batch.reset()
 
     return Variant(run, steps * num)
 
 
-def gymnasium_single(gym_id: str) -> Variant:
+def gymnasium_single(gym_id: str, horizon: int) -> Variant:
     """Gymnasium's own environment of the same body, with the wrappers that `make` puts around it."""
-    env = gymnasium.make(gym_id, max_episode_steps=EPISODE)
+    env = gymnasium.make(gym_id, max_episode_steps=horizon)
     env.reset(seed=0)
     env.action_space.seed(0)
     actions = itertools.cycle([env.action_space.sample() for _ in range(16)])
@@ -71,9 +142,9 @@ def gymnasium_single(gym_id: str) -> Variant:
     return Variant(run, 64)
 
 
-def gymnasium_sync(gym_id: str, num: int) -> Variant:
+def gymnasium_sync(gym_id: str, num: int, horizon: int) -> Variant:
     """Gymnasium's synchronous vector environment of the same body."""
-    env = gymnasium.make_vec(gym_id, num_envs=num, vectorization_mode="sync", max_episode_steps=EPISODE)
+    env = gymnasium.make_vec(gym_id, num_envs=num, vectorization_mode="sync", max_episode_steps=horizon)
     env.reset(seed=0)
     env.action_space.seed(0)
     actions = itertools.cycle([env.action_space.sample() for _ in range(16)])
@@ -85,28 +156,58 @@ def gymnasium_sync(gym_id: str, num: int) -> Variant:
     return Variant(run, 4 * num)
 
 
-def body(family: str, gym_id: str, native_over_raw: float) -> bool:
-    """Times one MuJoCo family."""
-    variants = {f"native N={n}": native(family, n) for n in SIZES}
-    variants |= {f"raw mujoco.batch N={n}": raw(family, n) for n in SIZES}
-    variants["gymnasium single"] = gymnasium_single(gym_id)
-    variants["gymnasium SyncVectorEnv(16)"] = gymnasium_sync(gym_id, 16)
+def body(case: Case) -> bool:
+    """Times one MuJoCo body."""
+    episode = episode_length(case.family)
+    variants = {f"native N={n}": native(case.family, n) for n in case.sizes}
+    variants |= {f"raw mujoco.batch N={n}": raw(case.family, n, episode) for n in case.sizes}
+    reference = "raw mujoco.batch N=64"
+    if case.fresh:
+        reference = "raw mujoco.batch, fields of the new state, N=64"
+        variants[reference] = raw(case.family, 64, episode, stage=True)
+    horizon = family(case.family).horizon
+    if case.gym_id is not None:
+        variants["gymnasium SyncVectorEnv(16)"] = gymnasium_sync(case.gym_id, 16, horizon)
+        if case.single is not None:
+            variants["gymnasium single"] = gymnasium_single(case.gym_id, horizon)
     rates = interleave(variants)
-    checks = [
-        Check("native / raw, N=64", rates.ratio("native N=64", "raw mujoco.batch N=64"), native_over_raw),
-        Check("native N=1 / gymnasium single", rates.ratio("native N=1", "gymnasium single"), 0.8),
-    ]
-    over_sync = rates.ratio("native N=64", "gymnasium SyncVectorEnv(16)")
-    if family.startswith("MetaHalfCheetah"):
-        checks.append(Check("native N=64 / SyncVectorEnv(16)", over_sync, 2.5))
-    else:
-        print(f"\n{family}: native N=64 is {over_sync:.2f} times SyncVectorEnv(16)")
-    return report(f"{family} stepping", "environment steps per second", rates, checks)
+    name = "native / raw, fields of the new state, N=64" if case.fresh else "native / raw, N=64"
+    checks = [Check(name, rates.ratio("native N=64", reference), case.over_raw)]
+    if case.fresh:
+        bare = rates.ratio("native N=64", "raw mujoco.batch N=64")
+        print(f"\n{case.family}: native N=64 is {bare:.2f} of raw mujoco.batch without these fields")
+    if case.gym_id is not None:
+        ratio = rates.ratio("native N=64", "gymnasium SyncVectorEnv(16)")
+        checks.append(Check("native N=64 / SyncVectorEnv(16)", ratio, case.over_sync))
+        if case.single is not None:
+            ratio = rates.ratio("native N=1", "gymnasium single")
+            checks.append(Check("native N=1 / gymnasium single", ratio, case.single))
+    return report(f"{case.family} stepping", "environment steps per second", rates, checks)
+
+
+@contextmanager
+def one_physics() -> Iterator[None]:
+    """Builds parameter bodies whose simulations share one model."""
+    with (
+        mock.patch.object(ParameterBody, "set_tasks"),
+        mock.patch.object(BatchEngine, "vary"),
+    ):
+        yield
+
+
+def parameters() -> bool:
+    """Times what physics of their own cost the simulations of a parameter family."""
+    family_id = "MetaWalker2d-Params-v0"
+    with one_physics():
+        shared = native(family_id, 64)
+    rates = interleave({"own parameters N=64": native(family_id, 64), "shared parameters N=64": shared})
+    checks = [Check("own / shared, N=64", rates.ratio("own parameters N=64", "shared parameters N=64"), 0.85)]
+    return report("Parameters per simulation", "environment steps per second", rates, checks)
 
 
 def point() -> bool:
     """Times the point mass, whose figure is absolute: it has no simulator to compare with."""
-    variants = {f"native N={n}": native("MetaPoint-Goal-v0", n) for n in SIZES}
+    variants = {f"native N={n}": native("MetaPoint-Goal-v0", n) for n in ALL_SIZES}
     rates = interleave(variants)
     millions = rates.median("native N=1024") / 1e6
     checks = [Check("million steps per second, N=1024", millions, 1.0)]
@@ -115,11 +216,12 @@ def point() -> bool:
 
 def main() -> int:
     """Runs all, and returns 1 if a figure was missed."""
-    reached = [
-        body("MetaHalfCheetah-Vel-v0", "HalfCheetah-v5", 0.80),
-        body("MetaAnt-Goal-v0", "Ant-v5", 0.90),
-        point(),
-    ]
+    wanted = sys.argv[1:]
+    reached = [body(case) for case in CASES if not wanted or case.family in wanted]
+    if not wanted or "MetaWalker2d-Params-v0" in wanted:
+        reached.append(parameters())
+    if not wanted or "MetaPoint-Goal-v0" in wanted:
+        reached.append(point())
     return 0 if all(reached) else 1
 
 

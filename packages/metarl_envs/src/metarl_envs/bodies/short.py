@@ -67,6 +67,8 @@ class ShortBody(MujocoBody):
         model = compile_with_mass(spec, total_mass)
         super().__init__(model, num, num_threads, frame_skip, start=start, fresh=True)
         self.engine.derived("sensordata")
+        size = sum(row.size for row in self.observations)
+        self._centre, self._centre_velocity = slice(size - 6, size - 3), slice(size - 3, size)
 
     @property
     @abstractmethod
@@ -93,8 +95,9 @@ class ShortBody(MujocoBody):
         nq, nv = self.model.nq, self.model.nv
         out[:, :nq] = self.engine.qpos
         out[:, nq : nq + nv] = self.engine.qvel
-        end = sum(row.size for row in self.observations)
-        out[:, end - 6 : end] = self.engine.derived("sensordata")[:, :6]
+        sensors = self.engine.derived("sensordata")
+        out[:, self._centre] = sensors[:, :3]
+        out[:, self._centre_velocity] = sensors[:, 3:6]
 
     def position(self) -> Array:
         """Returns the centre of mass, `(N, 3)`."""
@@ -132,8 +135,8 @@ class ShortBody(MujocoBody):
             next_observation: `(B, O)`, possibly with the task appended.
             actions: the applied actions, `(B, A)`.
         """
-        end = sum(row.size for row in self.observations)
-        return Motion(next_observation[:, end - 6 : end - 3], next_observation[:, end - 3 : end], actions)
+        position, velocity = next_observation[:, self._centre], next_observation[:, self._centre_velocity]
+        return Motion(position, velocity, actions)
 
     def fallen_in(self, next_observation: Array) -> Mask:
         """Returns which observations `(B, O)` are of a state that ends an episode, `(B,)`."""
