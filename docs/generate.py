@@ -167,8 +167,9 @@ def draw() -> None:
         rng = np.random.default_rng(0)
         for _ in range(_STEPS):
             env.step(rng.uniform(-1.0, 1.0, env.action_space.shape))
-        # Few colours make a small file.
-        picture = Image.fromarray(env.render()).resize((360, 360), Image.Resampling.LANCZOS).quantize(96)
+        # A palette makes a small file; this method keeps rare colours, such as the goal's.
+        picture = Image.fromarray(env.render()).resize((360, 360), Image.Resampling.LANCZOS)
+        picture = picture.quantize(200, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         with atomic_path(PICTURES / f"{f.id}.png") as path:
             picture.save(path, format="PNG", optimize=True)
         env.close()

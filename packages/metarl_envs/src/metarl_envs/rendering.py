@@ -44,12 +44,14 @@ class View:
         distance: from the camera to the point it looks at, m.
         elevation: of the camera's direction above the horizon, degrees; negative looks down.
         marker: radius of the goal's sphere, m.
+        marker_height: of the sphere's centre above the floor, m.
         centre: the point it looks at, m; None follows the robot.
     """
 
     distance: float = 6.0
     elevation: float = -25.0
     marker: float = 0.25
+    marker_height: float = 0.0
     centre: tuple[float, float, float] | None = None
 
 
@@ -87,7 +89,7 @@ class Renderer:
             self._camera.lookat[:] = view.centre
         self._camera.distance = view.distance
         self._camera.azimuth, self._camera.elevation = 90.0, view.elevation
-        self._marker = view.marker
+        self._view = view
         _open.append(self._renderer)
         self._retire = weakref.finalize(self, _retire, self._renderer)
         self._retire.atexit = False
@@ -114,8 +116,8 @@ class Renderer:
                 mujoco.mjv_initGeom(
                     scene.geoms[scene.ngeom],
                     mujoco.mjtGeom.mjGEOM_SPHERE,
-                    np.full(3, self._marker),
-                    np.array([goal[0], goal[1], 0.0]),
+                    np.full(3, self._view.marker),
+                    np.array([goal[0], goal[1], self._view.marker_height]),
                     np.eye(3).ravel(),
                     _MARKER_COLOUR,
                 )

@@ -72,7 +72,9 @@ class Reacher(MujocoBody):
     """N planar arms of equal links. The tracked point is the fingertip."""
 
     position_noise = velocity_noise = 0.0
-    view: ClassVar[View] = View(distance=6.0, elevation=-60.0, marker=0.1, centre=(0.0, 0.0, 0.0))
+    view: ClassVar[View] = View(
+        distance=5.5, elevation=-89.0, marker=0.1, marker_height=0.3, centre=(0.0, 0.0, 0.0)
+    )  # from above, the goal over the arm
     start_text = "Stretched along x, at rest; no noise."
     end_text = _END
     links: ClassVar[tuple[float, ...]]
