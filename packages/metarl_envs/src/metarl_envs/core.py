@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -191,11 +193,20 @@ class Core:
         if len(self.generators) != self.num:
             raise RuntimeError("the generators must be set before the first reset")
         ids = self._everyone if ids is None else ids
-        self.body.start(ids, [self.generators[i] for i in ids.tolist()])
+        self.body.start(ids, [self._start_generator(i) for i in ids.tolist()])
         self.elapsed[ids] = 0
         fresh = self._observe()
         self.observation[ids] = fresh[ids]
         self._position[ids] = self.body.position()[ids]
+
+    def _start_generator(self, i: int) -> np.random.Generator:
+        """Returns what simulation i draws its start from: its own generator, or one of its task."""
+        task = self._tasks[i]
+        if task.split not in self.family.fixed_starts:
+            return self.generators[i]
+        # The same in every episode of the task, whoever runs it.
+        digest = hashlib.sha256(json.dumps(task.to_dict(), sort_keys=True).encode()).digest()
+        return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
     def _observe(self) -> NDArray[np.float32]:
         observation = np.empty(self.observation.shape, dtype=np.float32)
@@ -255,7 +266,8 @@ class Core:
         position = body.position()
         velocity = body.velocity(self._position, position)
         observation = self._observe()
-        motion = Motion(position, velocity, actions, body.contact_forces())
+        diverged, fallen = body.diverged, body.fallen()
+        motion = Motion(position, velocity, actions, body.contact_forces(), fallen)
         outcome = objective.judge(motion, self._vectors)
         terms = [outcome.progress, *objective.costs(motion)]
         info: Info = dict(zip(objective.term_names, terms, strict=True))
@@ -264,7 +276,6 @@ class Core:
         info.update(body.info(position, velocity))
         info["success"] = outcome.success
 
-        diverged, fallen = body.diverged, body.fallen()
         if objective.ends_on_success and np.count_nonzero(outcome.success):
             fallen = outcome.success.copy() if fallen is None else fallen | outcome.success
         self.all_well = diverged is None and fallen is None

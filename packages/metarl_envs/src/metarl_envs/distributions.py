@@ -202,10 +202,74 @@ class Choice(Distribution):
         return "one of {" + ", ".join(members) + "}"
 
 
+@dataclass(frozen=True)
+class Ring(Distribution):
+    """Points `(x, y)` at an angle U[0, 2π) and a distance U[inner, outer] of their own: denser inside."""
+
+    inner: float
+    outer: float
+    uniforms = 2
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, 2)` uniforms (angle, distance) onto the ring."""
+        angle, distance = 2.0 * np.pi * u[:, 0], self.inner + u[:, 1] * (self.outer - self.inner)
+        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which points lie in the closed ring, up to rounding."""
+        distance = np.hypot(parameters[:, 0], parameters[:, 1])
+        rounding = 1e-9 * self.outer
+        return np.asarray((distance >= self.inner - rounding) & (distance <= self.outer + rounding))
+
+    def describe(self) -> str:
+        """Returns the bounds."""
+        return f"angle U[0, 2π), distance U[{self.inner:g}, {self.outer:g}]"
+
+
+@dataclass(frozen=True)
+class Pair(Distribution):
+    """Two points `(x1, y1, x2, y2)` of a square room, between two distances apart.
+
+    The second's offset from the first is uniform in area over an annulus, and the first is uniform where both
+    are in the room. No draw is ever refused, so that each takes the same number of uniforms.
+    """
+
+    half_width: float
+    nearest: float
+    farthest: float
+    uniforms = 4
+
+    def from_uniforms(self, u: Array) -> Array:
+        """Maps `(n, 4)` uniforms (angle, area, x, y) to pairs."""
+        angle = 2.0 * np.pi * u[:, 0]
+        distance = np.sqrt(self.nearest**2 + u[:, 1] * (self.farthest**2 - self.nearest**2))
+        offset = np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
+        low = np.maximum(-self.half_width, -self.half_width - offset)
+        high = np.minimum(self.half_width, self.half_width - offset)
+        first = low + u[:, 2:] * (high - low)
+        return np.concatenate([first, first + offset], axis=1)
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which pairs are in the room and between the distances apart, up to rounding."""
+        rounding = 1e-9 * self.half_width
+        inside = (np.abs(parameters) <= self.half_width + rounding).all(axis=1)
+        apart = np.hypot(parameters[:, 2] - parameters[:, 0], parameters[:, 3] - parameters[:, 1])
+        return np.asarray(inside & (apart >= self.nearest - rounding) & (apart <= self.farthest + rounding))
+
+    def describe(self) -> str:
+        """Returns room and distances."""
+        room = f"[-{self.half_width:g}, {self.half_width:g}]²"
+        return (
+            f"two points of {room}, their offset uniform in area, {self.nearest:g} to {self.farthest:g} apart"
+        )
+
+
 _KINDS: dict[str, dict[str, schema.Key]] = {
     "uniform": {"low": schema.numbers(), "high": schema.numbers()},
     "disc": {"radius": schema.number()},
     "annulus": {"inner": schema.number(), "outer": schema.number()},
+    "ring": {"inner": schema.number(), "outer": schema.number()},
+    "pair": {"half_width": schema.number(), "nearest": schema.number(), "farthest": schema.number()},
     "power": {"bases": schema.numbers(), "low": schema.number(), "high": schema.number()},
     "arc": {"radius": schema.number(), "low": schema.number(), "high": schema.number()},
     "choice": {"values": schema.number_lists()},
@@ -252,13 +316,21 @@ def parse(file: str, where: str, table: Mapping[str, Any], size: int) -> Distrib
         if table["low"] >= table["high"]:
             raise SpecError(f"{file}: {where}.low must be below .high")
         result = Power(tuple(map(float, table["bases"])), float(table["low"]), float(table["high"]))
+    elif kind == "pair":
+        if size != 4:
+            raise SpecError(f"{file}: {where}.kind 'pair' needs four parameters, not {size}")
+        half_width, nearest, farthest = (float(table[k]) for k in ("half_width", "nearest", "farthest"))
+        if not 0 <= nearest < farthest < half_width:
+            raise SpecError(f"{file}: {where} must have 0 <= nearest < farthest < half_width")
+        result = Pair(half_width, nearest, farthest)
     else:
         if size != 2:
             raise SpecError(f"{file}: {where}.kind {kind!r} needs two parameters, not {size}")
-        if kind == "annulus":
+        if kind in ("annulus", "ring"):
             if not 0 <= table["inner"] < table["outer"]:
                 raise SpecError(f"{file}: {where} must have 0 <= inner < outer")
-            return Annulus(float(table["inner"]), float(table["outer"]))
+            bounds = float(table["inner"]), float(table["outer"])
+            return Annulus(*bounds) if kind == "annulus" else Ring(*bounds)
         if table["radius"] <= 0:
             raise SpecError(f"{file}: {where}.radius must be positive")
         if kind == "disc":

@@ -49,8 +49,8 @@ class Engine(ABC):
     either way, bit for bit.
 
     Attributes:
-        model: the compiled model, shared by all simulations. Islands are switched off in it: for a single
-            kinematic tree that leaves the state bit-identical and saves time.
+        model: the compiled model, shared by all simulations. Islands are switched off in one of a single
+            kinematic tree, which leaves the state bit-identical and saves time.
         num: the number of simulations N.
         frame_skip: substeps per step.
         qpos: generalised positions `(N, nq)`, a live view.
@@ -67,7 +67,8 @@ class Engine(ABC):
     """Views that together hold all positions and velocities."""
 
     def __init__(self, model: mujoco.MjModel, num: int, frame_skip: int, fresh: bool) -> None:
-        model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
+        if model.ntree == 1:
+            model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_ISLAND
         self.model = model
         self.num = num
         self.frame_skip = frame_skip

@@ -49,6 +49,7 @@ class Family:
         horizon: the time limit in steps.
         train_equals_test: whether train and test hold the same tasks, as they must where a family has
             only two.
+        fixed_starts: the splits whose tasks start every episode alike.
         parameter_names: the task parameters' names, P of them.
         parameter_units: their units.
         distribution: what train and test are drawn from.
@@ -72,6 +73,7 @@ class Family:
     objective: str
     horizon: int
     train_equals_test: bool
+    fixed_starts: tuple[str, ...]
     parameter_names: tuple[str, ...]
     parameter_units: tuple[str, ...]
     parameter_low: tuple[float, ...]

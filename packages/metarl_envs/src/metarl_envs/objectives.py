@@ -25,12 +25,14 @@ class Motion:
         velocity: its finite difference over the step, `(N, D)`, in metres per second.
         actions: the applied actions after clipping to [-1, 1], `(N, A)`.
         contact_forces: external wrenches per body, `(N, bodies · 6)`, where the body was asked for them.
+        fallen: which simulations are in a state that ends their episode, `(N,)`, or None for none.
     """
 
     position: Array
     velocity: Array
     actions: Array
     contact_forces: Array | None = None
+    fallen: NDArray[np.bool_] | None = None
 
 
 @dataclass(slots=True)
@@ -73,6 +75,8 @@ class Objective(ABC):
         contact_limit: float | None = None,
         drift_cost: float = 0.0,
         alive_bonus: float = 0.0,
+        step_cost: float = 0.0,
+        fall_cost: float = 0.0,
     ) -> None:
         """Sets costs and bonus; those that are zero bring no term.
 
@@ -82,17 +86,23 @@ class Objective(ABC):
             contact_limit: the most that contacts can cost in a step.
             drift_cost: weight of the squared velocity along y and z.
             alive_bonus: a constant that every step earns.
+            step_cost: a constant that every step costs.
+            fall_cost: what ending an episode by a fall costs.
         """
         self.control_cost = control_cost
         self.contact_cost = contact_cost
         self.contact_limit = contact_limit
         self.drift_cost = drift_cost
         self.alive_bonus = alive_bonus
+        self.step_cost = step_cost
+        self.fall_cost = fall_cost
         options = {
             "control": control_cost,
             "contact": contact_cost,
             "drift": drift_cost,
             "alive": alive_bonus,
+            "step": step_cost,
+            "fall": fall_cost,
         }
         used = [f"reward_{name}" for name, weight in options.items() if weight]
         self.term_names = (f"reward_{self.progress_name}", *used)
@@ -108,7 +118,7 @@ class Objective(ABC):
 
     @abstractmethod
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
-        """Returns the point of the floor `(2,)` that shows the task in a frame.
+        """Returns the point, of the floor `(2,)` or in space `(3,)`, that shows the task in a frame.
 
         Args:
             position: the tracked point of one simulation, `(D,)`.
@@ -129,6 +139,10 @@ class Objective(ABC):
             text += f" - {self.drift_cost:g} · (v_y² + v_z²)"
         if self.alive_bonus:
             text += f" + {self.alive_bonus:g}"
+        if self.step_cost:
+            text += f" - {self.step_cost:g}"
+        if self.fall_cost:
+            text += f" - {self.fall_cost:g} if fallen"
         return text
 
     def costs(self, motion: Motion) -> list[Array]:
@@ -148,6 +162,11 @@ class Objective(ABC):
             result.append(np.vecdot(drift, drift) * -self.drift_cost)
         if self.alive_bonus:
             result.append(np.full(len(motion.actions), self.alive_bonus))
+        if self.step_cost:
+            result.append(np.full(len(motion.actions), -self.step_cost))
+        if self.fall_cost:
+            fallen = np.zeros(len(motion.actions)) if motion.fallen is None else motion.fallen
+            result.append(fallen * -self.fall_cost)
         return result
 
 
@@ -307,11 +326,58 @@ class Goal(Objective):
         return task[:2].copy()
 
 
+class OnTarget(Objective):
+    """Bring the tracked point to the task's target, which its last parameters are."""
+
+    progress_name = "target"
+
+    def __init__(
+        self,
+        bonus: float = 1.0,
+        radius: float = 1.0,
+        axes: int = 2,
+        ends: bool = True,
+        reward: str = "sparse",
+        **costs: Any,
+    ) -> None:
+        """Chooses the form of the reward.
+
+        Args:
+            bonus: what a step on the target earns.
+            radius: the distance that counts as on the target, in metres.
+            axes: the coordinates that count, x first.
+            ends: whether success ends an episode.
+            reward: `sparse`, or `dense`: minus the distance in place of the bonus.
+            **costs: costs, see `Objective`.
+        """
+        super().__init__(**costs)
+        self.bonus = bonus
+        self.radius = radius
+        self.axes = axes
+        self.ends_on_success = ends
+        self.dense = reward == "dense"
+        # Instances differ in their formulas, so these shadow the class's declarations.
+        self.progress_formula = "-distance" if self.dense else f"({bonus:g} if on target else 0)"  # type: ignore[misc]
+        self.success_text = f"on target: within {radius:g} m of it"  # type: ignore[misc]
+
+    def judge(self, motion: Motion, tasks: Array) -> Outcome:
+        """Measures the distance to the target."""
+        delta = motion.position[:, : self.axes] - tasks[:, -self.axes :]
+        squares = np.vecdot(delta, delta)
+        success = squares <= self.radius**2
+        return Outcome(-np.sqrt(squares) if self.dense else success * self.bonus, success)
+
+    def marker(self, position: Array, task: Array, seconds: float) -> Array:
+        """Returns the target."""
+        return task[-self.axes :].copy()
+
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "velocity": Velocity,
     "direction": Direction,
     "direction_2d": Direction2D,
     "forward": Forward,
     "goal": Goal,
+    "on_target": OnTarget,
 }
 """Objective name in a specification -> class."""

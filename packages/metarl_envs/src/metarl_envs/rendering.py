@@ -99,11 +99,11 @@ class Renderer:
         atexit.register(_free_all)
 
     def draw(self, data: mujoco.MjData, goal: NDArray[np.float64] | None) -> NDArray[np.uint8]:
-        """Draws a simulation and marks a point of the floor.
+        """Draws a simulation and marks a point.
 
         Args:
             data: the simulation, forwarded.
-            goal: the point `(2,)`, or None.
+            goal: the point, of the floor `(2,)` or in space `(3,)`, or None.
 
         Returns:
             The frame, `(height, width, 3)`.
@@ -117,7 +117,7 @@ class Renderer:
                     scene.geoms[scene.ngeom],
                     mujoco.mjtGeom.mjGEOM_SPHERE,
                     np.full(3, self._view.marker),
-                    np.array([goal[0], goal[1], self._view.marker_height]),
+                    goal if len(goal) == 3 else np.array([goal[0], goal[1], self._view.marker_height]),
                     np.eye(3).ravel(),
                     _MARKER_COLOUR,
                 )

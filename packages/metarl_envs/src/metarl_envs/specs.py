@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ _KEYS = {
     "objective": schema.one_of(OBJECTIVES),
     "horizon": HORIZON,
     "train_equals_test": schema.flag(required=False),
+    "fixed_starts": schema.texts(required=False),
     "body_options": schema.table(required=False),
     "objective_options": schema.table(required=False),
     "parameters": schema.table(),
@@ -76,6 +77,13 @@ def _arguments(file: str, table: Mapping[str, Any]) -> dict[str, Argument]:
     return arguments
 
 
+def _named_splits(file: str, key: str, names: Iterable[str], splits: Mapping[str, Any]) -> tuple[str, ...]:
+    for name in names:
+        if name not in splits:
+            raise SpecError(f"{file}: {key} names {name!r}, but splits.{name} is missing")
+    return tuple(names)
+
+
 def _subsets(file: str, table: Mapping[str, Any], splits: Mapping[str, Split]) -> dict[str, tuple[str, int]]:
     schema.check(file, "subsets", table, dict.fromkeys(table, schema.table()))
     subsets = {}
@@ -121,9 +129,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
     base = distributions.parse(file, "distribution", content["distribution"], size)
     schema.check(file, "splits", content["splits"], {s: schema.table(required=s != "ood") for s in SPLITS})
     table_splits = tuple(content["table"].get("splits", content["splits"]))
-    for split in table_splits:
-        if split not in content["splits"]:
-            raise SpecError(f"{file}: table.splits names {split!r}, but splits.{split} is missing")
+    _named_splits(file, "table.splits", table_splits, content["splits"])
     splits = {}
     for split in (s for s in SPLITS if s in content["splits"]):
         row = content["splits"][split]
@@ -147,6 +153,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
         objective=content["objective"],
         horizon=content["horizon"],
         train_equals_test=same,
+        fixed_starts=_named_splits(file, "fixed_starts", content.get("fixed_starts", []), splits),
         parameter_names=tuple(parameters["names"]),
         parameter_units=tuple(parameters["units"]),
         parameter_low=tuple(map(float, parameters["low"])),

@@ -110,7 +110,7 @@ class Ant(MujocoBody):
             rows += (Row(84, "contact torque and force on 14 bodies, clipped to [-1, 1]", "N·m, N"),)
         return rows
 
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes positions, velocities and, if asked for, the clipped contact wrenches."""
         split = 15 - self._first
         out[:, :split] = self.engine.qpos[:, self._first :]
@@ -207,7 +207,7 @@ class AntShort(ShortBody):
             return actions
         return np.where((vectors[:, 1:2] > 0) & self._dead_motors, 0.0, actions)
 
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the torso's rotation matrix, and the rest."""
         super().observe(out)
         out[:, 29:38] = self.engine.derived("xmat")[:, self._torso]
@@ -242,7 +242,7 @@ class SmallAnt(MujocoBody):
             " [0.15, 0.45] m."
         )
 
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes positions and velocities."""
         out[:, :15] = self.engine.qpos
         out[:, 15:29] = self.engine.qvel

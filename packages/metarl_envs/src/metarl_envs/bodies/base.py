@@ -81,7 +81,7 @@ class Body(ABC):
         """
 
     @abstractmethod
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the observations of all simulations into `out`, `(N, O)`."""
 
     @abstractmethod
@@ -145,7 +145,7 @@ class Body(ABC):
 
         Args:
             index: the simulation.
-            goal: the point to mark, `(2,)` in metres, or None.
+            goal: the point to mark, `(2,)` or `(3,)` in metres, or None.
             height: in pixels.
             width: in pixels.
         """

@@ -88,7 +88,7 @@ class Humanoid(MujocoBody):
                 rows += (Row(78, "contact torque and force on 13 bodies", "N·m, N"),)
         return rows
 
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes positions, velocities and what the legacy layout adds."""
         out[:, :22] = self.engine.qpos[:, 2:]
         out[:, 22:45] = self.engine.qvel

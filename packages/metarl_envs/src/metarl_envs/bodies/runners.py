@@ -70,7 +70,7 @@ class ParameterBody(MujocoBody):
         if self._physical:
             self.engine.refresh_constants(ids)
 
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes positions without x, and clipped velocities."""
         split = self.model.nq - 1
         out[:, :split] = self.engine.qpos[:, 1:]

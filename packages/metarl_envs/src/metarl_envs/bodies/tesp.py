@@ -51,7 +51,7 @@ class Wheeled(MujocoBody):
         """
         super().__init__(compile_with_mass(own_spec("wheeled.xml")), num, num_threads, frame_skip)
 
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the car's position and velocity; wheel angles and speeds are left out."""
         qpos, qvel = self.engine.qpos, self.engine.qvel
         out[:, :3] = qpos[:, :3]
@@ -107,7 +107,7 @@ class Reacher(MujocoBody):
             Row(2, "position of the fingertip", "m"),
         )
 
-    def observe(self, out: NDArray[np.float32]) -> None:
+    def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the joints and the fingertip."""
         n, qpos = len(self.links), self.engine.qpos
         out[:, :n] = np.cos(qpos)

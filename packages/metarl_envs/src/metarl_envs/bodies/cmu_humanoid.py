@@ -1,0 +1,187 @@
+"""The humanoid of Go To Target: dm_control's position-controlled CMU humanoid of 2020."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.bodies.base import Array, Ids, Mask, Row
+from metarl_envs.bodies.composed import body_ids, compile_composed, egocentric, sensor_columns
+from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.rendering import View
+
+_SENSORS = ("walker/sensor_root_gyro", "walker/sensor_root_veloc", "walker/sensor_root_accel")
+_APPENDAGES = ("walker/rradius", "walker/lradius", "walker/rfoot", "walker/lfoot", "walker/head")
+_HEIGHT = 1.143  # m; dm_control's upright pose of the 2020 model
+_UPRIGHT = (0.859, 1.0, 1.0, 0.859)  # the same, before normalisation
+_ROOM = 4.0  # m; IWPA, appendix B: 8 m by 8 m
+
+
+def compose() -> Any:
+    """Returns the root of the composed model: the walker on dm_control's floor."""
+    from dm_control.locomotion.arenas.floors import Floor
+    from dm_control.locomotion.walkers.cmu_humanoid import CMUHumanoidPositionControlledV2020
+
+    arena, walker = Floor(size=(8, 8)), CMUHumanoidPositionControlledV2020()
+    walker.create_root_joints(arena.attach(walker))
+    return arena.mjcf_model
+
+
+def build_model() -> mujoco.MjModel:
+    """Returns the compiled model with the kinematic sensors alone."""
+    return compile_composed(compose(), _SENSORS)
+
+
+class FloorContact:
+    """Which simulations touch the floor with anything but their feet, from where the geoms are.
+
+    MuJoCo's contact list cannot be bound per simulation. The lowest point of every geom can be computed: a
+    geom touches the plane z = 0 when that point is below it, which is when MuJoCo lists a contact.
+    """
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        """Sorts the geoms that may not touch the floor by their shape.
+
+        Raises:
+            ValueError: a geom is neither sphere, capsule nor ellipsoid.
+        """
+        feet = {i for i in range(model.nbody) if self._in_foot(model, i)}
+        floor = model.geom("groundplane").id
+        kinds = mujoco.mjtGeom
+        self._balls: list[int] = []
+        self._capsules: list[int] = []
+        self._ellipsoids: list[int] = []
+        groups = {
+            int(kinds.mjGEOM_SPHERE): self._balls,
+            int(kinds.mjGEOM_CAPSULE): self._capsules,
+            int(kinds.mjGEOM_ELLIPSOID): self._ellipsoids,
+        }
+        for i in range(model.ngeom):
+            meets = (model.geom_contype[i] & model.geom_conaffinity[floor]) | (
+                model.geom_contype[floor] & model.geom_conaffinity[i]
+            )
+            if i == floor or not meets or model.geom_bodyid[i] in feet:
+                continue
+            if int(model.geom_type[i]) not in groups:
+                raise ValueError(f"the geom {model.geom(i).name} has a shape whose lowest point is not known")
+            groups[int(model.geom_type[i])].append(i)
+        self._size = model.geom_size.copy()
+
+    @staticmethod
+    def _in_foot(model: mujoco.MjModel, body: int) -> bool:
+        """Returns whether a body is a foot or hangs on one, as the toes do."""
+        while body:
+            if model.body(body).name in ("walker/lfoot", "walker/rfoot"):
+                return True
+            body = int(model.body_parentid[body])
+        return False
+
+    def touches(self, xpos: Array, xmat: Array) -> Mask:
+        """Returns which simulations touch the floor otherwise than with their feet.
+
+        Args:
+            xpos: positions of all geoms, `(N, G, 3)`.
+            xmat: their orientations, `(N, G, 9)` or `(N, G, 3, 3)`.
+        """
+        up = xmat.reshape(*xmat.shape[:2], 9)[:, :, 6:]  # each geom's axes' heights
+        size, height = self._size, xpos[:, :, 2]
+        low = np.full(len(xpos), np.inf)
+        for geoms, reach in (
+            (self._balls, lambda g: size[g, 0]),
+            (self._capsules, lambda g: np.abs(up[:, g, 2]) * size[g, 1] + size[g, 0]),
+            (self._ellipsoids, lambda g: np.sqrt(((up[:, g] * size[g]) ** 2).sum(axis=2))),
+        ):
+            if geoms:
+                low = np.minimum(low, (height[:, geoms] - reach(geoms)).min(axis=1))
+        return np.asarray(low < 0.0)
+
+
+class CMUHumanoid(MujocoBody):
+    """N humanoids with 56 position servos.
+
+    Of dm_control's observables those are left out that others hold: the end effectors' positions (among the
+    appendages'), the body's height (in the position) and the world's z axis (in the orientation).
+    """
+
+    start_text = (
+        "Upright, joints at 0, facing along -x as in dm_control, the root uniform in the square [-4, 4]², at"
+        " rest; of a test task every episode starts at the same place."
+    )
+    end_text = "At success, when anything but the feet touches the floor, or when a simulation diverges."
+    info_keys: ClassVar[dict[str, str]] = {
+        "x_position": "position of the root along x after the step, m",
+        "y_position": "position of the root along y after the step, m",
+    }
+    view: ClassVar[View] = View(distance=12.0, elevation=-35.0, marker=1.0, centre=(0.0, 0.0, 0.5))
+    observations = (
+        Row(56, "joint angles, in the order of the actions", "rad"),
+        Row(56, "joint velocities, in the same order", "rad/s"),
+        Row(56, "activations of the servos' filters (30 ms), in the same order", "1"),
+        Row(15, "positions of right and left forearm, right and left foot, head in the root's frame", "m"),
+        Row(3, "angular velocity of the root in its own frame (gyroscope)", "rad/s"),
+        Row(3, "velocity of the root in its own frame (velocimeter)", "m/s"),
+        Row(3, "acceleration of the root in its own frame, one substep (5 ms) old", "m/s²"),
+        Row(3, "world position of the root", "m"),
+        Row(9, "orientation of the root, rotation matrix by rows", "1"),
+    )
+    actions = (
+        Row(56, "wanted angle of a joint within its range; the joints in alphabetical order", "of the range"),
+    )
+
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 10) -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.005 s per step.
+        """
+        super().__init__(build_model(), num, num_threads, frame_skip, fresh=True)
+        model = self.model
+        self._start[2] = _HEIGHT
+        self._start[3:7] = np.array(_UPRIGHT) / np.linalg.norm(_UPRIGHT)
+        self._root = model.body("walker/root").id
+        self._appendages = body_ids(model, _APPENDAGES)
+        self._kinematics = sensor_columns(model, _SENSORS)
+        joints = model.actuator_trnid[:, 0]
+        self._angles, self._speeds = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
+        self._floor_contact = FloorContact(model)
+        for name in ("xpos", "xmat", "sensordata", "act", "geom_xpos", "geom_xmat"):
+            self.engine.derived(name)
+
+    def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
+        """Places each humanoid."""
+        qpos = np.tile(self._start, (len(ids), 1))
+        for k, generator in enumerate(generators):
+            qpos[k, :2] = generator.uniform(-_ROOM, _ROOM, 2)
+        self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
+
+    def observe(self, out: NDArray[np.floating]) -> None:
+        """Writes the observation table."""
+        engine, root = self.engine, self._root
+        xpos = engine.derived("xpos")
+        place, frame = xpos[:, root], engine.derived("xmat")[:, root].reshape(self.num, 9)
+        out[:, :56] = engine.qpos[:, self._angles]
+        out[:, 56:112] = engine.qvel[:, self._speeds]
+        out[:, 112:168] = engine.derived("act")
+        out[:, 168:183] = egocentric(xpos[:, self._appendages] - place[:, None], frame).reshape(self.num, 15)
+        out[:, 183:192] = engine.derived("sensordata")[:, self._kinematics]
+        out[:, 192:195] = place
+        out[:, 195:204] = frame
+
+    def fallen(self) -> Mask | None:
+        """Looks for geoms below the floor that are not of the feet."""
+        out = self._floor_contact.touches(self.engine.derived("geom_xpos"), self.engine.derived("geom_xmat"))
+        return out if np.count_nonzero(out) else None
+
+    def position(self) -> Array:
+        """Returns x and y of the root, `(N, 2)`."""
+        return self.engine.derived("xpos")[:, self._root, :2].copy()
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns the position."""
+        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}

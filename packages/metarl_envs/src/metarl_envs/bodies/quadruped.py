@@ -1,0 +1,116 @@
+"""The quadruped of Go To Ring: dm_control's Ant walker on a floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl_envs.bodies.base import Array, Ids, Row
+from metarl_envs.bodies.composed import (
+    body_ids,
+    compile_composed,
+    egocentric,
+    relative_quaternions,
+    sensor_columns,
+)
+from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.rendering import View
+
+_SENSORS = ("walker/torso_gyro", "walker/torso_vel", "walker/torso_accel")
+_LEGS = ("front left", "front right", "back right", "back left")
+_SPAWN = 8.0  # m; IWPA, appendix B: spawned in the rectangle [-8, 8]
+
+
+def compose() -> Any:
+    """Returns the root of the composed model: the walker on dm_control's floor of half-size 8 m."""
+    from dm_control.locomotion.arenas.floors import Floor
+    from dm_control.locomotion.walkers.ant import Ant
+
+    arena, walker = Floor(size=(8, 8)), Ant()
+    walker.create_root_joints(arena.attach(walker))
+    return arena.mjcf_model
+
+
+def build_model() -> mujoco.MjModel:
+    """Returns the compiled model with the kinematic sensors alone."""
+    return compile_composed(compose(), _SENSORS)
+
+
+class Quadruped(MujocoBody):
+    """N quadrupeds.
+
+    Of dm_control's observables those are left out that others hold: the end effectors' and appendages'
+    positions (among the bodies'), the body's height (in the position) and the world's z axis (in the
+    orientation).
+    """
+
+    actions = tuple(
+        Row(1, f"torque at the {leg} {joint}, × 75", "N·m") for leg in _LEGS for joint in ("hip", "ankle")
+    )
+    start_text = "Standing, facing along x, the torso uniform in the square [-8, 8]², at rest."
+    end_text = "At success, or when a simulation diverges."
+    info_keys: ClassVar[dict[str, str]] = {
+        "x_position": "position of the torso along x after the step, m",
+        "y_position": "position of the torso along y after the step, m",
+    }
+    observations = (
+        Row(8, "joint angles: hip and ankle of the legs, in the order of the actions", "rad"),
+        Row(8, "joint velocities, in the same order", "rad/s"),
+        Row(36, "positions of 12 bodies in the torso's frame: leg, aux and foot of each leg", "m"),
+        Row(48, "their orientations in the torso's frame, quaternions", "1"),
+        Row(3, "angular velocity of the torso in its own frame (gyroscope)", "rad/s"),
+        Row(3, "velocity of the torso in its own frame (velocimeter)", "m/s"),
+        Row(3, "acceleration of the torso in its own frame, one substep (5 ms) old", "m/s²"),
+        Row(3, "world position of the torso", "m"),
+        Row(9, "orientation of the torso, rotation matrix by rows", "1"),
+    )
+    view: ClassVar[View] = View(distance=22.0, elevation=-50.0, marker=1.0, centre=(0.0, 0.0, 0.0))
+
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 10) -> None:
+        """Builds the simulations.
+
+        Args:
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps of 0.005 s per step.
+        """
+        super().__init__(build_model(), num, num_threads, frame_skip, fresh=True)
+        model = self.model
+        self._torso = model.body("walker/torso").id
+        names = (f"walker/{leg.replace(' ', '_')}_{part}" for leg in _LEGS for part in ("leg", "aux", "foot"))
+        self._bodies = body_ids(model, names)
+        self._kinematics = sensor_columns(model, _SENSORS)
+        for name in ("xpos", "xquat", "xmat", "sensordata"):
+            self.engine.derived(name)
+
+    def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
+        """Places each walker."""
+        qpos = np.tile(self._start, (len(ids), 1))
+        for k, generator in enumerate(generators):
+            qpos[k, :2] = generator.uniform(-_SPAWN, _SPAWN, 2)
+        self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
+
+    def observe(self, out: NDArray[np.floating]) -> None:
+        """Writes the observation table."""
+        engine, torso = self.engine, self._torso
+        xpos, xmat, xquat = engine.derived("xpos"), engine.derived("xmat"), engine.derived("xquat")
+        place, frame = xpos[:, torso], xmat[:, torso].reshape(self.num, 9)
+        out[:, :8] = engine.qpos[:, 7:]
+        out[:, 8:16] = engine.qvel[:, 6:]
+        out[:, 16:52] = egocentric(xpos[:, self._bodies] - place[:, None], frame).reshape(self.num, 36)
+        out[:, 52:100] = relative_quaternions(xquat[:, torso], xquat[:, self._bodies]).reshape(self.num, 48)
+        out[:, 100:109] = engine.derived("sensordata")[:, self._kinematics]
+        out[:, 109:112] = place
+        out[:, 112:121] = frame
+
+    def position(self) -> Array:
+        """Returns x and y of the torso, `(N, 2)`."""
+        return self.engine.derived("xpos")[:, self._torso, :2].copy()
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns the position."""
+        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}
