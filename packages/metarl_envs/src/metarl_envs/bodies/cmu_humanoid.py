@@ -21,12 +21,33 @@ _UPRIGHT = (0.859, 1.0, 1.0, 0.859)  # the same, before normalisation
 _ROOM = 4.0  # m; IWPA, appendix B: 8 m by 8 m
 
 
-def compose() -> Any:
-    """Returns the root of the composed model: the walker on dm_control's floor."""
-    from dm_control.locomotion.arenas.floors import Floor
-    from dm_control.locomotion.walkers.cmu_humanoid import CMUHumanoidPositionControlledV2020
+_SCALE, _MASS = 1.2, 70.0  # and kg; what makes dm_control's walker of 2020 of its model of 2020
 
-    arena, walker = Floor(size=(8, 8)), CMUHumanoidPositionControlledV2020()
+
+def compose() -> Any:
+    """Returns the root of the composed model: the walker on dm_control's floor.
+
+    The walker is dm_control's CMUHumanoidPositionControlledV2020, whose constructor weighs it with
+    dm_control's `Physics`; here MuJoCo does, which gives the same model and works on its newer versions.
+    """
+    from dm_control.locomotion.arenas.floors import Floor
+    from dm_control.locomotion.walkers.cmu_humanoid import CMUHumanoidPositionControlled
+    from dm_control.locomotion.walkers.rescale import rescale_humanoid
+
+    walker = CMUHumanoidPositionControlled(model_version="2020", include_face=True)
+    rescale_humanoid(walker, _SCALE, _SCALE)
+    root = walker.mjcf_model
+    bare = mujoco.MjModel.from_xml_string(root.to_xml_string(), root.get_assets())
+    factor = _MASS / bare.body("root").subtreemass[0]
+    for geom in walker.root_body.find_all("geom"):
+        if geom.mass is not None:
+            geom.mass *= factor
+        else:
+            geom.density = (1000 if geom.density is None else geom.density) * factor
+    for body in walker.root_body.find_all("body"):
+        if body.inertial is not None:
+            body.inertial.mass *= factor
+    arena = Floor(size=(8, 8))
     walker.create_root_joints(arena.attach(walker))
     return arena.mjcf_model
 
