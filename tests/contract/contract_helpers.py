@@ -11,6 +11,8 @@ import metarl_envs
 IDS = metarl_envs.registered_ids()
 DYNAMICS_IDS = tuple(i for i in IDS if i.split("-")[1] in ("Params", "LowFriction", "Crippled"))
 """Families whose tasks have physics of their own."""
+PLACED_IDS = tuple(i for i in IDS if metarl_envs.family(i).body == "move_box_ball")
+"""Families whose tasks say where something starts, so that they are seen from the first observation."""
 DISCRETE_IDS = tuple(i for i in IDS if metarl_envs.family(i).train_equals_test)
 
 

@@ -87,7 +87,7 @@ def test_unseeded_resets_continue_the_generator(family_id):
 
 @each_id
 def test_a_vector_seed_spreads_over_the_simulations(family_id):
-    envs = make_native(family_id, 4)
+    envs = make_native(family_id, 4, task=0)
     singles = [metarl_envs.MetaEnv(family_id) for _ in range(4)]
     observations, _ = envs.reset(seed=40)
     np.testing.assert_array_equal(observations, [env.reset(seed=40 + i)[0] for i, env in enumerate(singles)])
@@ -103,7 +103,7 @@ def test_a_vector_seed_spreads_over_the_simulations(family_id):
 @each_id
 def test_a_masked_reset_seeds_and_draws_only_for_its_simulations(family_id):
     mask = np.array([False, True, False])
-    envs, twin = make_native(family_id, 3), make_native(family_id, 3)
+    envs, twin = make_native(family_id, 3, task=0), make_native(family_id, 3, task=0)
     before, _ = envs.reset(seed=0)
     twin.reset(seed=0)
     observations, info = envs.reset(seed=100, options={"reset_mask": mask})

@@ -106,6 +106,8 @@ def test_a_changed_task_is_drawn(family_id):
         assert_same(env.render().shape, first.shape)
         return
     assert (env.render() != first).any()
+    if metarl_envs.family(family_id).objective == "on_target":
+        return  # the other task may have started elsewhere, or ended
     _assert_same_frame(env.render(), _frame(family_id, tasks[1]))
 
 

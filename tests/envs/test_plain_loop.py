@@ -32,6 +32,14 @@ def _variants():
 
 VARIANTS = list(_variants())
 REACHERS = ("reacher2", "reacher4")
+COMPOSED = {  # body: root body, its kinematic sensors
+    "quadruped": ("walker/torso", ("torso_gyro", "torso_vel", "torso_accel")),
+    "move_box_ball": ("walker/head_body", ("sensor_torso_gyro", "sensor_torso_vel", "sensor_torso_accel")),
+    "cmu_humanoid": ("walker/root", ("sensor_root_gyro", "sensor_root_veloc", "sensor_root_accel")),
+}
+LEGS = ("front_left", "front_right", "back_right", "back_left")
+FEET = ("lfoot", "rfoot", "ltoes", "rtoes")
+SITE = ("site_xpos", "site_xmat")
 SHORT = ("ant_short", "half_cheetah_short", "simple_humanoid")
 
 
@@ -81,14 +89,15 @@ class PlainLoop:
         values = [np.array(getattr(data, name)) for data in self.data]
         return np.stack(values if body is None else [v[self._id(body)] for v in values])
 
-    def fresh(self, name, body):
-        """A derived field of one body at the present state."""
+    def fresh(self, name, body, kind="body"):
+        """A derived field of one body or site at the present state."""
         if self._now is None:
             self._now = [copy.copy(data) for data in self.data]
             for model, data in zip(self.models, self._now, strict=True):
                 mujoco.mj_forward(model, data)
                 mujoco.mj_subtreeVel(model, data)
-        return np.stack([np.array(getattr(data, name)[self._id(body)]) for data in self._now])
+        index = getattr(self.models[0], kind)(body).id
+        return np.stack([np.array(getattr(data, name)[index]) for data in self._now])
 
     def _id(self, body):
         return self.models[0].body(body).id
@@ -126,9 +135,73 @@ class PlainLoop:
             parts = [qpos[:, :3], np.sin(yaw), np.cos(yaw), qvel[:, :4]]
         elif body in REACHERS:
             parts = [np.cos(qpos), np.sin(qpos), qvel, self.fresh("xpos", "fingertip")[:, :2]]
+        elif body in COMPOSED:
+            parts = self._composed_observation(body, qpos, qvel)
+        elif body == "jaco":
+            arm = np.stack([np.sin(qpos[:, :6]), np.cos(qpos[:, :6])], axis=2).reshape(-1, 12)
+            axes = np.array([self.models[0].joint(f"jaco_arm/joint_{i}").axis for i in range(1, 7)])
+            # The sensors belong to the last substep.
+            torques = (self.rows("sensordata").reshape(-1, 6, 3) * axes).sum(axis=2)
+            squashed = np.sign(torques) * np.log1p(np.abs(torques))
+            hand = [self.fresh(name, "jaco_arm/jaco_hand/pinchsite", "site") for name in SITE]
+            parts = [arm, qvel[:, :6], squashed, qpos[:, 6:], qvel[:, 6:], *hand]
         else:
             raise NotImplementedError(f"write the observation of {body!r} out here")
         return np.concatenate(parts, axis=1)
+
+    def _composed_observation(self, body, qpos, qvel):
+        root, sensors = COMPOSED[body]
+        place, frame = self.fresh("xpos", root), self.fresh("xmat", root)
+        axes = frame.reshape(-1, 3, 3)
+        rates, lagging = [], []
+        for name in sensors:
+            now, late = self._sensor(f"walker/{name}")
+            rates.append(now)
+            lagging.append(late)
+        kinematics = [*rates[:2], lagging[2]]  # the accelerometer is that of the last substep
+
+        def seen_from_root(names):
+            offsets = [self.fresh("xpos", f"walker/{name}") - place for name in names]
+            return np.concatenate([np.einsum("ni,nij->nj", offset, axes) for offset in offsets], axis=1)
+
+        if body == "quadruped":
+            legs = [f"{leg}_{part}" for leg in LEGS for part in ("leg", "aux", "foot")]
+            turns = []
+            for name in legs:
+                turn = np.empty((len(qpos), 4))
+                for i, (a, b) in enumerate(
+                    zip(self.fresh("xquat", root), self.fresh("xquat", f"walker/{name}"), strict=True)
+                ):
+                    mujoco.mju_mulQuat(turn[i], a * [1, -1, -1, -1], b)
+                turns.append(turn)
+            first = [qpos[:, 7:], qvel[:, 6:], seen_from_root(legs), *turns]
+        elif body == "move_box_ball":
+            first = [qpos[:, 4:5], qvel[:, 4:5]]
+        else:
+            joints = self.models[0].actuator_trnid[:, 0]
+            angles, speeds = self.models[0].jnt_qposadr[joints], self.models[0].jnt_dofadr[joints]
+            appendages = seen_from_root(("rradius", "lradius", "rfoot", "lfoot", "head"))
+            first = [qpos[:, angles], qvel[:, speeds], self.rows("act"), appendages]
+        last = [place, frame]
+        if body == "move_box_ball":
+            turn = np.stack([self._box_axes(q) for q in qpos[:, 9:13]])
+            spin = np.einsum("nij,nj->ni", turn, qvel[:, 9:12])  # a free joint turns in its own frame
+            last += [qpos[:, 6:9], qpos[:, 9:13], qvel[:, 6:9], spin]
+        return [*first, *kinematics, *last]
+
+    @staticmethod
+    def _box_axes(quaternion):
+        axes = np.empty(9)
+        mujoco.mju_quat2Mat(axes, quaternion / np.linalg.norm(quaternion))
+        return axes.reshape(3, 3)
+
+    def _sensor(self, name):
+        """A sensor at the present state, and as the last substep left it."""
+        sensor = self.models[0].sensor(name)
+        columns = slice(sensor.adr[0], sensor.adr[0] + sensor.dim[0])
+        self.fresh("xpos", "world")
+        now = np.stack([data.sensordata[columns].copy() for data in self._now])
+        return now, self.rows("sensordata")[:, columns]
 
     def forces(self):
         """The contact wrenches that are observed and charged."""
@@ -145,6 +218,12 @@ class PlainLoop:
             return self.rows("subtree_com", "torso")[:, :2]
         if self.family.body in REACHERS:
             return self.fresh("xpos", "fingertip")[:, :2]
+        if self.family.body == "jaco":
+            return self.fresh("site_xpos", "jaco_arm/jaco_hand/pinchsite", "site")
+        if self.family.body == "move_box_ball":
+            return self.rows("qpos")[:, 6:8]
+        if self.family.body in COMPOSED:
+            return self.fresh("xpos", COMPOSED[self.family.body][0])[:, :2]
         return self.rows("qpos")[:, : 1 if self.family.body in ("half_cheetah", "walker2d", "hopper") else 2]
 
     def velocity(self, before):
@@ -170,14 +249,22 @@ class PlainLoop:
             success = np.hypot(*offset.T) <= self.options["radius"]
             norm = self.options["norm"]
             return -(np.abs(offset).sum(axis=1) if norm == 1 else np.hypot(*offset.T)), success
+        if objective == "on_target":
+            axes = self.options.get("axes", 2)
+            distance = np.linalg.norm(self.place()[:, :axes] - tasks[:, -axes:], axis=1)
+            success = distance <= self.options["radius"]
+            dense = self.options.get("reward") == "dense"
+            return -distance if dense else self.options["bonus"] * success, success
         raise NotImplementedError(f"write the objective {objective!r} out here")
 
     def terms(self, before, actions):
         """The reward terms by their names in info."""
         options = self.options
-        progress = "reward_goal" if self.family.objective == "goal" else "reward_velocity"
-        terms = {progress: self.judge(before)[0]}
-        terms["reward_control"] = -options["control_cost"] * (self.applied(actions) ** 2).sum(axis=1)
+        progress = {"goal": "reward_goal", "on_target": "reward_target"}
+        terms = {progress.get(self.family.objective, "reward_velocity"): self.judge(before)[0]}
+        if "control_cost" in options:
+            squares = (self.applied(actions) ** 2).sum(axis=1)
+            terms["reward_control"] = -options["control_cost"] * squares
         if options.get("contact_terms"):
             cost = options["contact_cost"] * (self.forces() ** 2).sum(axis=1)
             terms["reward_contact"] = -np.minimum(cost, options.get("contact_limit", np.inf))
@@ -186,7 +273,22 @@ class PlainLoop:
             terms["reward_drift"] = -options["drift_cost"] * (drift**2).sum(axis=1)
         if "alive_bonus" in options:
             terms["reward_alive"] = np.full(len(actions), options["alive_bonus"])
+        if "step_cost" in options:
+            terms["reward_step"] = np.full(len(actions), -options["step_cost"])
+        if "fall_cost" in options:
+            terms["reward_fall"] = -options["fall_cost"] * self.fallen()
         return terms
+
+    def fallen(self):
+        """Which humanoids touch the floor with anything but their feet, by MuJoCo's list of contacts."""
+        self.fresh("xpos", "world")
+        model = self.models[0]
+        feet = {i for i in range(model.nbody) if model.body(i).name[7:] in FEET}
+        result = []
+        for data in self._now:
+            pairs = [{int(model.geom_bodyid[c.geom1]), int(model.geom_bodyid[c.geom2])} for c in data.contact]
+            result.append(any(0 in pair and not pair <= {0, *feet} for pair in pairs))
+        return np.array(result)
 
 
 @pytest.mark.parametrize(("num", "threads"), [(1, 1), (4, 2)])
@@ -199,9 +301,10 @@ def test_physics_observations_rewards_and_infos(family_id, arguments, split, num
     observation, _ = env.reset(seed=5)
     engine, loop = env._core.body.engine, PlainLoop(env)
     loop.options |= arguments
-    # The environment adds the fingertip's coordinates up from the joints.
-    tolerance = 1e-6 if loop.family.body in REACHERS else 0.0
-    np.testing.assert_allclose(observation, loop.observation(), rtol=0, atol=1e-6)
+    # The environment adds the fingertip's coordinates up from the joints, and turns positions by hand.
+    summed = (*REACHERS, "quadruped", "cmu_humanoid", "move_box_ball", "jaco")
+    tolerance = 1e-6 if loop.family.body in summed else 0.0
+    np.testing.assert_allclose(observation, loop.observation().astype(np.float32), rtol=0, atol=1e-6)
     touched, compared = 0.0, 0
     for _ in range(STEPS):
         action = rng.uniform(-1.3, 1.3, env.action_space.shape).astype(np.float32)
@@ -220,8 +323,9 @@ def test_physics_observations_rewards_and_infos(family_id, arguments, split, num
         np.testing.assert_allclose(reward, sum(terms.values()), rtol=1e-12, atol=1e-9)
         np.testing.assert_array_equal(info["success"], loop.judge(before)[1])
         for axis, name in enumerate("xy"):
-            if f"{name}_position" in info:
-                np.testing.assert_allclose(info[f"{name}_position"], loop.place()[:, axis], atol=1e-12)
+            place = f"box_{name}" if f"box_{name}" in info else f"{name}_position"
+            if place in info:
+                np.testing.assert_allclose(info[place], loop.place()[:, axis], atol=1e-12)
             if f"{name}_velocity" in info:
                 velocity = loop.velocity(before)[:, axis]
                 np.testing.assert_allclose(info[f"{name}_velocity"], velocity, rtol=0.0, atol=1e-9)
@@ -256,10 +360,11 @@ STARTS = {
     "walker2d": (None, 0.005, False, 0.005, False),
     "wheeled": (np.zeros(6), 0.0, False, 0.0, False),
 }
+COMPOSED_STARTS = {"quadruped", "move_box_ball", "jaco", "cmu_humanoid"}  # tested with their families
 BODIES = {family.body: family.id for family in map(metarl_envs.family, metarl_envs.registered_ids())}
 
 
-@pytest.mark.parametrize("body", [body for body in BODIES if body != "point"])
+@pytest.mark.parametrize("body", [body for body in BODIES if body not in {"point", *COMPOSED_STARTS}])
 def test_starting_states(body):
     env = metarl_envs.MetaVectorEnv(BODIES[body], 400, num_threads=2)
     env.reset(seed=0)

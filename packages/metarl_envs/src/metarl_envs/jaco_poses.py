@@ -2,9 +2,10 @@
 
     python -m metarl_envs.jaco_poses FILE
 
-A pose is drawn as dm_control's reach task draws it: the fingers closed by one uniform fraction, the pinch site
-uniform in its box and pointing down, found by inverse kinematics from random joint angles, and refused when
-anything touches. Solving takes milliseconds, which a reset does not have; the bank is frozen in the package.
+A pose is drawn as dm_control's reach task draws it: the fingers closed by one uniform fraction, the pinch
+site uniform in its box and pointing down, found by inverse kinematics from random joint angles, and refused
+when anything touches. Solving takes milliseconds, which a reset does not have; the bank is frozen in the
+package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Bodies composed from dm_control's walkers, arms and arenas, and stepped without it.
 
-dm_control builds the model; its `Physics`, composer and suite are used by the parity tests only. A composer
-step is `mj_step2`, n - 1 `mj_step`, `mj_step1`: the same states as n `mj_step`, with derived fields at the new
-state, which is what a `fresh` engine gives, bit for bit.
+dm_control builds the model; its `Physics`, composer and suite are used by the parity tests only. A composer's
+step is `mj_step2`, n - 1 `mj_step`, `mj_step1`: the same states as n `mj_step`, with derived fields at the
+new state, which is what a `fresh` engine gives, bit for bit.
 """
 
 from __future__ import annotations

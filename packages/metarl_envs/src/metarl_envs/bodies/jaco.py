@@ -57,7 +57,8 @@ class Jaco(MujocoBody):
     )
     start_text = (
         "A pose drawn from a bank of 1024: the hand pointing down, its pinch site uniform in"
-        " [-0.2, 0.2]² × [0.02, 0.4] m, the fingers closed by one uniform fraction, nothing in contact; at rest."
+        " [-0.2, 0.2]² × [0.02, 0.4] m, the fingers closed by one uniform fraction, nothing in contact; at"
+        " rest."
     )
     end_text = "Never, except that a simulation which diverges ends (`info['diverged']`)."
     info_keys: ClassVar[dict[str, str]] = {
