@@ -104,11 +104,20 @@ def raw(family_id: str, num: int, episode: int, *, stage: bool = False) -> Varia
         stage: ask for the derived fields of the new state, where the family's reward is made of them, in
             the quicker of the two ways that there are.
     """
-    engine = MetaVectorEnv(family_id, 2)._core.body.engine  # type: ignore[attr-defined]
+    env = MetaVectorEnv(family_id, max(2, num))
+    env.reset(seed=0)
+    engine = env._core.body.engine  # type: ignore[attr-defined]
+    start = engine.get_state()[:num]
     model, skip = engine.model, engine.frame_skip
     batch = Batch(model, num, min(num, THREADS), stage and engine._persistent)
     wanted = engine._stage if stage else int(mujoco.mjtStage.mjSTAGE_NONE.value)
-    batch.reset()
+
+    def restart() -> None:
+        batch.reset()
+        batch.state[:] = start
+        batch.forward()
+
+    restart()
     ctrl = batch.bind("ctrl")
     rng = np.random.default_rng(0)
     high = model.actuator_ctrlrange[:, 1]
@@ -121,7 +130,7 @@ def raw(family_id: str, num: int, episode: int, *, stage: bool = False) -> Varia
             ctrl[:] = next(actions)
             batch.step(None, skip, wanted)
             if next(clock) % episode == 0:
-                batch.reset()
+                restart()
 
     return Variant(run, steps * num)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import metarl_envs
 from metarl_envs import SpecError, Task, distributions, specs, tables
-from metarl_envs.distributions import Arc, Choice, Disc, Uniform
+from metarl_envs.distributions import Annulus, Arc, Choice, Disc, Pair, Power, Ring, Uniform
 
 IDS = metarl_envs.registered_ids()
 DISCRETE = [i for i in IDS if metarl_envs.family(i).train_equals_test]
@@ -91,7 +91,8 @@ def test_from_dict_takes_only_what_to_dict_writes(key):
 def _distributions(draw):
     number = st.floats(-50, 50)
     width = st.floats(0.01, 50)
-    kind = draw(st.sampled_from(["uniform", "disc", "arc", "choice"]))
+    kinds = ["uniform", "disc", "arc", "choice", "annulus", "ring", "power", "pair"]
+    kind = draw(st.sampled_from(kinds))
     if kind == "uniform":
         low = draw(st.lists(number, min_size=1, max_size=4))
         return Uniform(tuple(low), tuple(x + draw(width) for x in low))
@@ -100,6 +101,17 @@ def _distributions(draw):
     if kind == "arc":
         low = draw(st.floats(-3.14, 3.14))
         return Arc(draw(width), low, low + draw(st.floats(0.01, 6.28)))
+    if kind in ("annulus", "ring"):
+        inner = draw(st.floats(0.0, 50.0))
+        return (Annulus if kind == "annulus" else Ring)(inner, inner + draw(width))
+    if kind == "power":
+        bases = draw(st.lists(st.floats(1.1, 3.0), min_size=1, max_size=4))
+        low = draw(st.floats(-3.0, 2.0))
+        return Power(tuple(bases), low, low + draw(st.floats(0.01, 3.0)))
+    if kind == "pair":
+        half_width = draw(st.floats(1.0, 50.0))
+        farthest = draw(st.floats(0.1, 0.99)) * half_width
+        return Pair(half_width, draw(st.floats(0.0, 0.9)) * farthest, farthest)
     size = draw(st.integers(1, 3))
     values = draw(st.lists(st.tuples(*[number] * size), min_size=1, max_size=5, unique=True))
     return Choice(tuple(values))
@@ -135,6 +147,22 @@ def test_a_disc_is_uniform_in_area():
     # Each quadrant has a quarter.
     quadrants = np.bincount(2 * (rows[:, 0] > 0) + (rows[:, 1] > 0), minlength=4) / len(rows)
     np.testing.assert_allclose(quadrants, 0.25, atol=0.015)
+
+
+def test_a_ring_is_uniform_in_distance_and_an_annulus_in_area():
+    near = [
+        np.hypot(*d.sample(20_000, np.random.default_rng(0)).T) < 5.0 for d in (Ring(3, 7), Annulus(3, 7))
+    ]
+    assert near[0].mean() == pytest.approx(0.5, abs=0.015)
+    assert near[1].mean() == pytest.approx((25 - 9) / (49 - 9), abs=0.015)
+
+
+def test_a_pair_keeps_its_distance_and_fills_the_room():
+    rows = Pair(4.0, 0.5, 2.0).sample(20_000, np.random.default_rng(0))
+    apart = np.hypot(rows[:, 2] - rows[:, 0], rows[:, 3] - rows[:, 1])
+    assert (apart < 1.25).mean() == pytest.approx((1.25**2 - 0.25) / (4 - 0.25), abs=0.015)
+    assert np.abs(rows).max() > 3.99
+    np.testing.assert_allclose(rows.mean(axis=0), 0.0, atol=0.05)
 
 
 def test_a_box_and_a_choice_are_uniform():

@@ -19,7 +19,6 @@ import numpy as np
 from metarl_envs.bodies.base import Array
 from metarl_envs.bodies.jaco import build_model
 from metarl_envs.files import atomic_path
-from metarl_envs.headless import prefer_headless_rendering
 
 COUNT = 1024
 LOW, HIGH = (-0.2, -0.2, 0.02), (0.2, 0.2, 0.4)  # m; dm_control: manipulation/reach.py, _SITE_WORKSPACE
@@ -92,7 +91,6 @@ class PoseSolver:
 
 def main() -> None:
     """Writes the bank."""
-    prefer_headless_rendering()
     solver = PoseSolver()
     poses = np.stack([solver.pose(i) for i in range(COUNT)])
     with atomic_path(Path(sys.argv[1])) as path, path.open("wb") as file:

@@ -19,7 +19,6 @@ _BOX_MASS = 1.0  # kg; our choice: the ball weighs 21
 _ROOM = 4.0  # m; IWPA, appendix B: uniform in the room of 8 m by 8 m
 _APART = 1.0  # m; our choice: the ball starts clear of the box
 _KINEMATIC = ("walker/sensor_torso_gyro", "walker/sensor_torso_vel", "walker/sensor_torso_accel")
-_BOX = ("box/position", "box/orientation", "box/linear_velocity", "box/angular_velocity")
 
 
 def compose() -> Any:
@@ -36,8 +35,8 @@ def compose() -> Any:
 
 
 def build_model() -> mujoco.MjModel:
-    """Returns the compiled model with the kinematic and the box's sensors alone."""
-    return compile_composed(compose(), (*_KINEMATIC, *_BOX))
+    """Returns the compiled model with the kinematic sensors alone."""
+    return compile_composed(compose(), _KINEMATIC)
 
 
 class MoveBoxBall(MujocoBody):
@@ -54,7 +53,7 @@ class MoveBoxBall(MujocoBody):
     )
     start_text = (
         "The box at the task's place, at rest; the ball uniform in the square [-4, 4]² at least 1 m from it,"
-        " its head turned along -y as in dm_control, at rest."
+        " facing along x as in dm_control, at rest."
     )
     end_text = "At success, or when a simulation diverges."
     info_keys: ClassVar[dict[str, str]] = {
@@ -91,9 +90,9 @@ class MoveBoxBall(MujocoBody):
         self._head = model.body("walker/head_body").id
         self._kick = model.joint("walker/kick")
         self._kinematics = sensor_columns(model, _KINEMATIC)
-        self._box = sensor_columns(model, _BOX)
+        self._box = model.body("box/").id
         self._boxes = np.zeros((num, 2))
-        for name in ("xpos", "xmat", "sensordata"):
+        for name in ("xpos", "xquat", "xmat", "sensordata"):
             self.engine.derived(name)
 
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
@@ -116,13 +115,18 @@ class MoveBoxBall(MujocoBody):
     def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
         engine = self.engine
-        sensors = engine.derived("sensordata")
+        xpos, xmat = engine.derived("xpos"), engine.derived("xmat").reshape(self.num, -1, 9)
         out[:, 0] = engine.qpos[:, self._kick.qposadr[0]]
         out[:, 1] = engine.qvel[:, self._kick.dofadr[0]]
-        out[:, 2:11] = sensors[:, self._kinematics]
-        out[:, 11:14] = engine.derived("xpos")[:, self._head]
-        out[:, 14:23] = engine.derived("xmat")[:, self._head].reshape(self.num, 9)
-        out[:, 23:36] = sensors[:, self._box]
+        out[:, 2:11] = engine.derived("sensordata")[:, self._kinematics]
+        out[:, 11:14] = xpos[:, self._head]
+        out[:, 14:23] = xmat[:, self._head]
+        out[:, 23:26] = xpos[:, self._box]
+        out[:, 26:30] = engine.derived("xquat")[:, self._box]
+        out[:, 30:33] = engine.qvel[:, 6:9]
+        # A free joint turns in its own frame.
+        turned = xmat[:, self._box].reshape(-1, 3, 3) * engine.qvel[:, None, 9:12]
+        out[:, 33:36] = turned[:, :, 0] + turned[:, :, 1] + turned[:, :, 2]
 
     def position(self) -> Array:
         """Returns x and y of the box, then of the ball, `(N, 4)`."""

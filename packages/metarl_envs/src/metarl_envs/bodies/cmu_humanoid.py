@@ -129,7 +129,7 @@ class CMUHumanoid(MujocoBody):
     """
 
     start_text = (
-        "Upright, joints at 0, facing along -x as in dm_control, the root uniform in the square [-4, 4]², at"
+        "Upright, joints at 0, facing one way as in dm_control, the root uniform in the square [-4, 4]², at"
         " rest; of a test task every episode starts at the same place."
     )
     end_text = "At success, when anything but the feet touches the floor, or when a simulation diverges."

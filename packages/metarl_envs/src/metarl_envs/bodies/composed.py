@@ -15,6 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array
+from metarl_envs.headless import prefer_headless_rendering
+
+# dm_control chooses its renderer when it is imported, which is after this.
+prefer_headless_rendering()
 
 _PHYSICS_STEP = 0.005  # s; dm_control's locomotion tasks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from metarl_envs.bodies.mujoco_body import MujocoBody
 from metarl_envs.rendering import View
 
 POSES_FILE = Path(__file__).parent / "assets" / "jaco_poses.npy"
+_POSES_SHA256 = "0d6980b0cf543e87fed14b7cffcd22dde307de0fa3070aeb7311b075178f1606"
 _OFFSET = (0.0, 0.4, 0.0)  # m; where dm_control's manipulation tasks put the arm
 _SUBSTEP = 0.002  # s
 _ARM = tuple(f"jaco_arm/joint_{i}" for i in range(1, 7))
@@ -42,8 +44,14 @@ def build_model() -> mujoco.MjModel:
 
 @cache
 def start_poses() -> Array:
-    """Returns the bank of starting positions `(P, 9)`: arm joints and fingers, see `jaco_poses`."""
+    """Returns the bank of starting positions `(P, 9)`: arm joints and fingers, see `jaco_poses`.
+
+    Raises:
+        ValueError: the file does not have its recorded checksum.
+    """
     poses: Array = np.load(POSES_FILE, allow_pickle=False)
+    if hashlib.sha256(np.ascontiguousarray(poses, dtype="<f8").tobytes()).hexdigest() != _POSES_SHA256:
+        raise ValueError(f"{POSES_FILE.name} is not the frozen bank of poses; reinstall metarl-envs")
     return poses
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from metarl_envs.bodies import body_class
 from metarl_envs.evaluation.agents import Agent, ScriptedOracle
+from metarl_envs.evaluation.scripted_sparse import JacoReach, Walk, push
 
 Array = NDArray[np.float64]
 
@@ -130,8 +131,11 @@ def _reach(body: str, servo: float, stiffness: float, damping: float) -> Callabl
 
 
 _ORACLES: dict[str, Callable[[], Agent]] = {
+    "MetaBall-MoveBox-v0": lambda: ScriptedOracle(push),
+    "MetaJaco-Reach-v0": lambda: ScriptedOracle(JacoReach()),
     "MetaPoint-Goal-v0": lambda: ScriptedOracle(straight_line),
     "MetaPoint-SparseGoal-v0": lambda: ScriptedOracle(straight_line),
+    "MetaQuadruped-GoToRing-v0": Walk,
     "MetaWheeled-Goal-v0": lambda: ScriptedOracle(drive),
     "MetaReacher2-Goal-v0": _reach("reacher2", servo=100.0, stiffness=400.0, damping=80.0),
     "MetaReacher4-Goal-v0": _reach("reacher4", servo=50.0, stiffness=200.0, damping=40.0),
