@@ -24,7 +24,7 @@ PAGES = ROOT / "docs" / "environments"
 PICTURES = PAGES / "pictures"
 BASELINES = ROOT / "results" / "baselines"
 REFERENCES = ("zero", "random", "oracle")
-_STEPS = 10  # of random actions before a body's picture
+_STEPS = 4  # of random actions before a body's picture
 
 
 def counts(f: Family) -> str:

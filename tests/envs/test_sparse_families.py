@@ -69,9 +69,8 @@ def test_balls_start_clear_of_their_box():
     for _ in range(10):
         env.step(np.zeros(env.action_space.shape))
     still = np.hypot(*(qpos[:, :2] - tasks[:, :2]).T) > 1.5
-    np.testing.assert_allclose(
-        qpos[still, 6:9], np.c_[tasks[still, :2], np.full(still.sum(), 0.25)], atol=2e-3
-    )
+    np.testing.assert_allclose(qpos[still, 6:8], tasks[still, :2], atol=2e-3)
+    np.testing.assert_allclose(qpos[still, 8], 0.25, atol=2e-3)
 
 
 def test_jaco_starts_are_of_the_bank():
@@ -166,7 +165,7 @@ def placed(family_id, change, **arguments):
 
 def away_by(distance):
     def change(qpos, task):
-        qpos[:2] = task[:2] + [distance, 0.0]
+        qpos[:2] = task[:2] + np.array([distance, 0.0])
 
     return change
 
@@ -184,8 +183,8 @@ def test_reaching_the_ring_pays_ten_and_ends(distance, inside):
 @pytest.mark.parametrize(("distance", "inside"), [(0.28, True), (0.32, False)])
 def test_the_box_on_its_target_pays_ten_and_ends(distance, inside):
     def change(qpos, task):
-        qpos[6:8] = task[2:] + [distance, 0.0]
-        qpos[:2] = task[2:] + [3.0, 0.0]
+        qpos[6:8] = task[2:] + np.array([distance, 0.0])
+        qpos[:2] = task[2:] + np.array([3.0, 0.0])
 
     reward, terminated, info = placed(BOX, change)
     assert reward == 10.0 * inside
@@ -197,7 +196,7 @@ def test_reach_pays_every_step_and_never_ends():
     env.reset(seed=0)
     here = engine(env).derived("site_xpos")[0, env._core.body._pinch].copy()
     for distance, inside in ((0.045, True), (0.055, False)):
-        goal = here + [0.0, 0.0, distance]
+        goal = here + np.array([0.0, 0.0, distance])
         env.set_task(metarl_envs.Task(REACH, "train", -1, tuple(goal.tolist())))
         _, reward, terminated, _, info = env.step(np.zeros(env.action_space.shape))
         assert reward[0] == float(inside)
@@ -218,7 +217,7 @@ def test_reaching_the_target_pays_one_and_ends(distance, inside):
 def test_falling_costs_one_and_ends():
     def lie(qpos, task):
         qpos[:2] = task + 3.0
-        qpos[2] = 0.1
+        qpos[2:7] = [0.15, 1.0, 0.0, 0.0, 0.0]
 
     reward, terminated, info = placed(TARGET, lie)
     assert reward == pytest.approx(-1.005)

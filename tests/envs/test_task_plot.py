@@ -22,11 +22,14 @@ def drawn(monkeypatch, tmp_path):
     def draw(family):
         plot_tasks(family, tmp_path / "x.png")
         assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-        return {
-            c.get_label(): np.asarray(c.get_offsets())
-            for c in figures.pop().axes[0].collections
-            if not c.get_label().startswith("_")
-        }
+        return [
+            {
+                c.get_label(): np.asarray(c.get_offsets())
+                for c in axes.collections
+                if not c.get_label().startswith("_")
+            }
+            for axes in figures.pop().axes
+        ]
 
     return draw
 
@@ -34,12 +37,20 @@ def drawn(monkeypatch, tmp_path):
 @pytest.mark.parametrize("family_id", metarl_envs.registered_ids())
 def test_every_task_is_drawn(family_id, drawn):
     family = metarl_envs.family(family_id)
-    points = drawn(family)
+    points, *others = drawn(family)
+    if len(family.parameter_names) == 3:
+        for split, offsets in zip(family.splits, others[0].values(), strict=True):
+            rows = np.array([task.parameters for task in family.tasks(split)])
+            np.testing.assert_array_equal(offsets, rows[:, [0, 2]])
+    else:
+        assert not others
     assert list(points) == [f"{split.name} ({split.count})" for split in family.splits.values()]
     for split, offsets in zip(family.splits.values(), points.values(), strict=True):
         rows = np.array([task.parameters for task in family.tasks(split.name)])
-        if rows.shape[1] == 2:
-            np.testing.assert_array_equal(offsets, rows)
+        if rows.shape[1] in (2, 3):
+            np.testing.assert_array_equal(offsets, rows[:, :2])
+        elif rows.shape[1] == 4:
+            np.testing.assert_array_equal(offsets, rows[:, 2:])
         elif family.parameter_units == ("rad",):
             angles = np.arctan2(offsets[:, 1], offsets[:, 0]) % (2 * np.pi)
             np.testing.assert_allclose(angles, rows[:, 0] % (2 * np.pi), atol=1e-9)

@@ -52,7 +52,8 @@ class PoseSolver:
             start = np.concatenate([rng.uniform(self._low[:6], self._high[:6]), fingers])
             start[6:] = self._low[6:] + (self._high[6:] - self._low[6:]) * fingers
             if self._reach(start, place) and self._within_limits() and not self._in_contact():
-                return self._data.qpos.copy()
+                found: Array = self._data.qpos.copy()
+                return found
 
     def _reach(self, start: Array, place: Array) -> bool:
         """Moves the arm's joints until the pinch site is in place; returns whether it is."""
@@ -86,7 +87,7 @@ class PoseSolver:
 
     def _in_contact(self) -> bool:
         mujoco.mj_forward(self._model, self._data)
-        return self._data.ncon > 0
+        return bool(self._data.ncon > 0)
 
 
 def main() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl_envs.distributions import Pair
 from metarl_envs.families import Family
 from metarl_envs.files import atomic_path
 
@@ -23,7 +25,7 @@ _INK, _FAINT = "#333333", "#8A8A8A"
 
 
 def plot_tasks(family: Family, path: str | os.PathLike[str]) -> None:
-    """Draws the tasks of every split: on a line, a circle or the plane, or all parameters side by side.
+    """Draws the tasks of every split: on a line, a circle, one or two planes, or all parameters side by side.
 
     Args:
         family: the family.
@@ -42,24 +44,30 @@ def plot_tasks(family: Family, path: str | os.PathLike[str]) -> None:
         ) from error
     tables = {name: np.array([task.parameters for task in family.tasks(name)]) for name in family.splits}
     size = len(family.parameter_names)
+    draw: Callable[..., None]
     if size == 1 and family.parameter_units == ("rad",):
         draw, inches = _on_circle, (4.8, 4.8)
     elif size == 1:
         draw, inches = _on_line, (4.8, 2.4)
     elif size == 2:
         draw, inches = _in_plane, (4.8, 4.8)
+    elif size == 3:
+        draw, inches = _in_space, (9.6, 4.8)
+    elif isinstance(family.distribution, Pair):
+        draw, inches = _as_arrows, (4.8, 4.8)
     else:
         draw, inches = _side_by_side, (9.6, 4.8)
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    draw(axes, family, tables)
-    for side in axes.spines:
-        axes.spines[side].set_color(_FAINT)
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.set_axisbelow(True)
-    axes.set_title(family.id, loc="left", color=_INK, fontsize=11)
-    handles, labels = axes.get_legend_handles_labels()
+    panels = figure.subplots(1, 2 if size == 3 else 1, squeeze=False)[0]
+    draw(panels if size == 3 else panels[0], family, tables)
+    for axes in panels:
+        for side in axes.spines:
+            axes.spines[side].set_color(_FAINT)
+        axes.tick_params(colors=_INK, labelsize=9)
+        axes.set_axisbelow(True)
+    panels[0].set_title(family.id, loc="left", color=_INK, fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=_INK
     )
@@ -97,14 +105,27 @@ def _on_circle(axes: Any, family: Family, tables: dict[str, Array]) -> None:
         axes.annotate(text, place, ha="center", va="center", color=_FAINT, fontsize=10)
 
 
-def _in_plane(axes: Any, family: Family, tables: dict[str, Array]) -> None:
+def _in_plane(axes: Any, family: Family, tables: dict[str, Array], x: int = 0, y: int = 1) -> None:
     for name, rows in tables.items():
-        _scatter(axes, name, rows[:, 0], rows[:, 1])
-    if family.parameter_units[0] == family.parameter_units[1] != "1":
+        _scatter(axes, name, rows[:, x], rows[:, y])
+    if family.parameter_units[x] == family.parameter_units[y] != "1":
         axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xlabel(_label(family, 0), color=_INK)
-    axes.set_ylabel(_label(family, 1), color=_INK)
+    axes.set_xlabel(_label(family, x), color=_INK)
+    axes.set_ylabel(_label(family, y), color=_INK)
     axes.grid(color="#E6E6E6", linewidth=0.8)
+
+
+def _in_space(panels: Any, family: Family, tables: dict[str, Array]) -> None:
+    for axes, y in zip(panels, (1, 2), strict=True):
+        _in_plane(axes, family, tables, 0, y)
+
+
+def _as_arrows(axes: Any, family: Family, tables: dict[str, Array]) -> None:
+    """Draws pairs of points as lines that end in the second one's mark."""
+    for name, rows in tables.items():
+        colour = _STYLES[name]["color"]
+        axes.plot(rows[:, [0, 2]].T, rows[:, [1, 3]].T, color=colour, linewidth=0.8, alpha=0.5, zorder=0)
+    _in_plane(axes, family, tables, 2, 3)
 
 
 def _side_by_side(axes: Any, family: Family, tables: dict[str, Array]) -> None:

@@ -110,14 +110,15 @@ class FloorContact:
         """
         up = xmat.reshape(*xmat.shape[:2], 9)[:, :, 6:]  # each geom's axes' heights
         size, height = self._size, xpos[:, :, 2]
-        low = np.full(len(xpos), np.inf)
-        for geoms, reach in (
-            (self._balls, lambda g: size[g, 0]),
-            (self._capsules, lambda g: np.abs(up[:, g, 2]) * size[g, 1] + size[g, 0]),
-            (self._ellipsoids, lambda g: np.sqrt(((up[:, g] * size[g]) ** 2).sum(axis=2))),
-        ):
-            if geoms:
-                low = np.minimum(low, (height[:, geoms] - reach(geoms)).min(axis=1))
+        b, c, e = self._balls, self._capsules, self._ellipsoids
+        low = np.concatenate(
+            [
+                height[:, b] - size[b, 0],
+                height[:, c] - np.abs(up[:, c, 2]) * size[c, 1] - size[c, 0],
+                height[:, e] - np.sqrt(((up[:, e] * size[e]) ** 2).sum(axis=2)),
+            ],
+            axis=1,
+        ).min(axis=1)
         return np.asarray(low < 0.0)
 
 
