@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from contract_helpers import IDS, VARIANTS, assert_same
+from contract_helpers import BODY_IDS, VARIANTS, assert_same
 
 LIMIT = 120  # s
 
@@ -73,12 +73,12 @@ import functools, pickle, sys
 import gymnasium
 import metarl_envs
 from gymnasium.vector import AsyncVectorEnv
-from contract_helpers import IDS, make_native, random_actions, rollout, single_factories, some_tasks
+from contract_helpers import BODY_IDS, make_native, random_actions, rollout, single_factories, some_tasks
 
 if __name__ == "__main__":
     context = sys.argv[1]
     results = []
-    for family_id in IDS:
+    for family_id in BODY_IDS:
         tasks = some_tasks(family_id, 2)
         native = make_native(family_id, 2, tasks=tasks, max_episode_steps=5, num_threads=2)
         rollout(native, random_actions(native, 2), seed=0)  # its threads live while workers start
@@ -92,7 +92,7 @@ if __name__ == "__main__":
 SPAWNING = """
 import multiprocessing, pickle
 import metarl_envs
-from contract_helpers import VARIANTS, random_actions, rollout
+from contract_helpers import BODY_IDS, random_actions, rollout
 
 def child(connection, env):
     connection.send(rollout(env, random_actions(env, 9), reset=False))
@@ -100,8 +100,8 @@ def child(connection, env):
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     results = []
-    for family_id, arguments in [v.values for v in VARIANTS]:
-        envs = metarl_envs.MetaVectorEnv(family_id, 3, num_threads=2, max_episode_steps=6, **arguments)
+    for family_id in BODY_IDS:
+        envs = metarl_envs.MetaVectorEnv(family_id, 3, num_threads=2, max_episode_steps=6)
         rollout(envs, random_actions(envs, 7, seed=4), seed=0)
         here, there = context.Pipe()
         process = context.Process(target=child, args=(there, envs))
@@ -162,7 +162,7 @@ def test_gymnasiums_workers(context, tmp_path):
     """AsyncVectorEnv, started while a multi-threaded native environment lives in the parent."""
     _run(WORKERS, context, folder=tmp_path)
     results = pickle.loads((tmp_path / "results").read_bytes())
-    assert len(results) == len(IDS)
+    assert len(results) == len(BODY_IDS)
     for native, workers in results:
         assert_same(native, workers)
 
@@ -171,6 +171,6 @@ def test_spawned_children_go_on_with_the_same_numbers(tmp_path):
     """A native environment travels to a spawned process as an argument."""
     _run(SPAWNING, folder=tmp_path)
     results = pickle.loads((tmp_path / "results").read_bytes())
-    assert len(results) == len(VARIANTS)
+    assert len(results) == len(BODY_IDS)
     for received, expected in results:
         assert_same(received, expected)

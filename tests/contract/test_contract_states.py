@@ -215,7 +215,7 @@ def test_copies_of_wrapped_environments_at_random_moments(data):
     drawn = metarl_envs.family(family_id).sample_tasks(1, np.random.default_rng(moment), "test")[0]
     env.unwrapped.set_task(data.draw(st.sampled_from([0, 1, drawn])))
     actions = random_actions(env, limit)
-    rollout(env, actions[:moment], seed=data.draw(st.integers(0, 99)))
+    before = rollout(env, actions[:moment], seed=data.draw(st.integers(0, 99)))
     again = make_copy(env)
     assert_same(again.unwrapped.get_state(), env.unwrapped.get_state())
     assert again.spec.to_json() == env.spec.to_json()
@@ -224,7 +224,8 @@ def test_copies_of_wrapped_environments_at_random_moments(data):
         for e in (env, again)
     ]
     assert_same(*results)
-    assert results[0][limit - moment - 1 if moment < limit else -2][3] is True
+    if not any(len(r) == 5 and r[2] for r in (*before, *results[0][:-1])):  # no episode ended early
+        assert results[0][limit - moment - 1 if moment < limit else -2][3] is True
 
 
 @settings(max_examples=25, deadline=None)

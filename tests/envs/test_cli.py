@@ -205,12 +205,13 @@ def test_render(run, family_id, tmp_path):
         assert image.format == "PNG"
         assert image.mode == "RGB"
         assert image.size == (480, 480)
-        assert np.asarray(image).std() > 1
-    first = path.read_bytes()
+        first = np.asarray(image)
+    assert first.std() > 1
     run("render", family_id, "--out", path, "--steps", 3)
-    assert path.read_bytes() == first
+    # The software renderer may differ in a few pixels between contexts.
+    assert (np.asarray(Image.open(path)) != first).any(axis=-1).mean() < 1e-3
     run("render", family_id, "--out", path, "--steps", 3, "--task", 1)
-    assert path.read_bytes() != first
+    assert (np.asarray(Image.open(path)) != first).any()
 
 
 def test_render_writes_into_the_working_directory_by_default(run, tmp_path):

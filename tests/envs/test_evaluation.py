@@ -667,7 +667,7 @@ ORACLES = [i for i in metarl_envs.registered_ids() if scripted_oracle(i) is not 
 @pytest.mark.parametrize("family_id", ORACLES)
 def test_scripted_oracles_reach_and_hold_their_goals(family_id):
     family = metarl_envs.family(family_id)
-    for split in family.splits:
+    for split in (name for name in family.splits if name != "train"):
         protocol = Protocol(split=split, adaptation_episodes=0, scored_episodes=1)
         reports = reference_reports(family_id, protocol)
         reached = reports["oracle"].success_at_end[0, :, 0]
