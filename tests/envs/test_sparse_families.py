@@ -233,3 +233,12 @@ def test_the_target_is_seen_on_request_only():
         task = env.get_task().vector
         np.testing.assert_allclose(observation[size:], task, rtol=1e-6)
         assert info["task_id"] == 0
+
+
+def test_a_body_is_composed_once_and_copied(monkeypatch):
+    first, second = jaco.build_model(), jaco.build_model()
+    assert first is not second
+    first.opt.timestep = 1.0
+    assert second.opt.timestep == pytest.approx(0.002)
+    monkeypatch.setattr(jaco, "compose", lambda: pytest.fail("composed again"))
+    metarl_envs.MetaEnv(REACH).close()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Ids, Mask, Row
-from metarl_envs.bodies.composed import body_ids, compile_composed, egocentric, sensor_columns
+from metarl_envs.bodies.composed import body_ids, compile_composed, composed_once, egocentric, sensor_columns
 from metarl_envs.bodies.mujoco_body import MujocoBody
 from metarl_envs.rendering import View
 
@@ -52,6 +52,7 @@ def compose() -> Any:
     return arena.mjcf_model
 
 
+@composed_once
 def build_model() -> mujoco.MjModel:
     """Returns the compiled model with the kinematic sensors alone."""
     return compile_composed(compose(), _SENSORS)

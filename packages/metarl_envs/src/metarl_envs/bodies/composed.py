@@ -7,7 +7,9 @@ new state, which is what a `fresh` engine gives, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
 from typing import Any
 
 import mujoco
@@ -43,6 +45,20 @@ def compile_composed(root: Any, sensors: Iterable[str], timestep: float = _PHYSI
     if missing:
         raise ValueError(f"the composed model has no sensors {sorted(missing)}")
     return model
+
+
+def composed_once(build: Callable[[], mujoco.MjModel]) -> Callable[[], mujoco.MjModel]:
+    """Makes a function compose its model once per process and return a fresh copy at every call.
+
+    Engines and renderers change a model's options, so nobody gets the original.
+    """
+    built = cache(build)
+
+    @wraps(build)
+    def copied() -> mujoco.MjModel:
+        return copy.copy(built())
+
+    return copied
 
 
 def sensor_columns(model: mujoco.MjModel, names: Iterable[str]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Ids, Row
-from metarl_envs.bodies.composed import compile_composed, sensor_columns
+from metarl_envs.bodies.composed import compile_composed, composed_once, sensor_columns
 from metarl_envs.bodies.mujoco_body import MujocoBody
 from metarl_envs.rendering import View
 
@@ -37,6 +37,7 @@ def compose() -> Any:
     return arena.mjcf_model
 
 
+@composed_once
 def build_model() -> mujoco.MjModel:
     """Returns the compiled model with the joints' torque sensors."""
     return compile_composed(compose(), _TORQUES, _SUBSTEP)

@@ -13,6 +13,7 @@ from metarl_envs.bodies.base import Array, Ids, Row
 from metarl_envs.bodies.composed import (
     body_ids,
     compile_composed,
+    composed_once,
     egocentric,
     relative_quaternions,
     sensor_columns,
@@ -35,6 +36,7 @@ def compose() -> Any:
     return arena.mjcf_model
 
 
+@composed_once
 def build_model() -> mujoco.MjModel:
     """Returns the compiled model with the kinematic sensors alone."""
     return compile_composed(compose(), _SENSORS)
