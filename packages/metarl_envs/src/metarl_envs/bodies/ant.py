@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array, Ids, Mask, Row
+from metarl_envs.bodies.base import Array, Ids, Mask, Row, if_any, outside
 from metarl_envs.bodies.modelling import (
     compile_with_mass,
     gymnasium_spec,
@@ -17,7 +17,7 @@ from metarl_envs.bodies.modelling import (
     own_spec,
     use_legacy_capsule_inertia,
 )
-from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
 from metarl_envs.bodies.short import ShortBody
 from metarl_envs.rendering import View
 
@@ -38,21 +38,13 @@ _WHOLE = (Row(3, "world position of the torso", "m"), *_POSTURE, *_VELOCITIES)
 _NEVER_ENDS = "Never, except that a simulation which diverges ends (`info['diverged']`)."
 
 
-def _outside(height: Array, bounds: Sequence[float] | None) -> Mask | None:
-    """Returns which heights are outside of bounds, or None for none."""
-    if bounds is None:
-        return None
-    out: Mask = ~((height >= bounds[0]) & (height <= bounds[1]))
-    return out if np.count_nonzero(out) else None
-
-
 def _gymnasium_ant() -> mujoco.MjSpec:
     spec = gymnasium_spec("ant.xml")
     halve_margins(spec)
     return spec
 
 
-class Ant(MujocoBody):
+class Ant(InPlane, MujocoBody):
     """N ants on a plane."""
 
     actions = tuple(Row(1, f"torque at {motor}, × 150", "N·m") for motor in _MOTORS)
@@ -122,7 +114,8 @@ class Ant(MujocoBody):
 
     def fallen(self) -> Mask | None:
         """Compares the torso's height with its bounds."""
-        return _outside(self.engine.qpos[:, 2], self._healthy_height)
+        bounds = self._healthy_height
+        return None if bounds is None else if_any(outside(self.engine.qpos[:, 2], bounds))
 
     def contact_forces(self) -> Array | None:
         """Returns the wrenches that the last `observe` computed."""
@@ -131,15 +124,6 @@ class Ant(MujocoBody):
     def position(self) -> Array:
         """Returns x and y of the torso, `(N, 2)`."""
         return self.engine.qpos[:, :2].copy()
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns position and velocity in the plane."""
-        return {
-            "x_position": position[:, 0].copy(),
-            "y_position": position[:, 1].copy(),
-            "x_velocity": velocity[:, 0],
-            "y_velocity": velocity[:, 1],
-        }
 
 
 class AntShort(ShortBody):
@@ -213,7 +197,7 @@ class AntShort(ShortBody):
         out[:, 29:38] = self.engine.derived("xmat")[:, self._torso]
 
 
-class SmallAnt(MujocoBody):
+class SmallAnt(InPlane, MujocoBody):
     """N small ants of TESP, with velocity servos and a starting state without noise."""
 
     actions = tuple(Row(1, f"servo velocity at {motor}, × 50", "rad/s") for motor in _MOTORS)
@@ -249,10 +233,9 @@ class SmallAnt(MujocoBody):
 
     def fallen(self) -> Mask | None:
         """Compares the torso's height with its bounds."""
-        return _outside(self.engine.qpos[:, 2], self._healthy_height)
+        bounds = self._healthy_height
+        return None if bounds is None else if_any(outside(self.engine.qpos[:, 2], bounds))
 
     def position(self) -> Array:
         """Returns x and y of the torso, `(N, 2)`."""
         return self.engine.qpos[:, :2].copy()
-
-    info = Ant.info

@@ -58,10 +58,10 @@ class MoveBoxBall(MujocoBody):
     )
     end_text = "At success, or when a simulation diverges."
     info_keys: ClassVar[dict[str, str]] = {
-        "x_position": "position of the ball along x after the step, m",
-        "y_position": "position of the ball along y after the step, m",
         "box_x": "position of the box along x after the step, m",
         "box_y": "position of the box along y after the step, m",
+        "x_position": "position of the ball along x after the step, m",
+        "y_position": "position of the ball along y after the step, m",
     }
     observations = (
         Row(1, "extension of the kicking joint", "m"),
@@ -133,8 +133,3 @@ class MoveBoxBall(MujocoBody):
         """Returns x and y of the box, then of the ball, `(N, 4)`."""
         ball = self.engine.derived("xpos")[:, self._head, :2]
         return np.concatenate([self.engine.qpos[:, 6:8], ball], axis=1)
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the positions of ball and box."""
-        names = ("box_x", "box_y", "x_position", "y_position")
-        return {name: position[:, i].copy() for i, name in enumerate(names)}

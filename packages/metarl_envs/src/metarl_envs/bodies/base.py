@@ -18,6 +18,17 @@ Mask = NDArray[np.bool_]
 Ids = NDArray[np.int64]
 
 
+def outside(values: NDArray[np.floating], bounds: Sequence[float]) -> Mask:
+    """Returns which values are not within closed bounds; NaN is not."""
+    result: Mask = ~((values >= bounds[0]) & (values <= bounds[1]))
+    return result
+
+
+def if_any(mask: Mask) -> Mask | None:
+    """Returns the mask, or None where it selects nothing."""
+    return mask if np.count_nonzero(mask) else None
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a documentation table of actions or observations."""
@@ -123,8 +134,11 @@ class Body(ABC):
         return None
 
     def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the values of `info_keys`, each a fresh `(N,)`."""
-        return {}
+        """Returns the values of `info_keys`, each a fresh `(N,)`.
+
+        By default the keys name the first coordinates of the tracked point, in their order.
+        """
+        return {name: position[:, i].copy() for i, name in enumerate(self.info_keys)}
 
     @abstractmethod
     def get_state(self) -> Array:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array, Ids, Mask, Row
-from metarl_envs.bodies.composed import body_ids, compile_composed, composed_once, egocentric, sensor_columns
-from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.base import Array, Mask, Row, if_any
+from metarl_envs.bodies.composed import (
+    ComposedWalker,
+    body_ids,
+    compile_composed,
+    composed_once,
+    egocentric,
+    sensor_columns,
+)
 from metarl_envs.rendering import View
 
 _SENSORS = ("walker/sensor_root_gyro", "walker/sensor_root_veloc", "walker/sensor_root_accel")
 _APPENDAGES = ("walker/rradius", "walker/lradius", "walker/rfoot", "walker/lfoot", "walker/head")
 _HEIGHT = 1.143  # m; dm_control's upright pose of the 2020 model
 _UPRIGHT = (0.859, 1.0, 1.0, 0.859)  # the same, before normalisation
-_ROOM = 4.0  # m; IWPA, appendix B: 8 m by 8 m
 
 
 _SCALE, _MASS = 1.2, 70.0  # and kg; what makes dm_control's walker of 2020 of its model of 2020
@@ -123,13 +127,15 @@ class FloorContact:
         return np.asarray(low < 0.0)
 
 
-class CMUHumanoid(MujocoBody):
+class CMUHumanoid(ComposedWalker):
     """N humanoids with 56 position servos.
 
     Of dm_control's observables those are left out that others hold: the end effectors' positions (among the
     appendages'), the body's height (in the position) and the world's z axis (in the orientation).
     """
 
+    root = "walker/root"
+    spawn = 4.0  # IWPA, appendix B: 8 m by 8 m
     start_text = (
         "Upright, joints at 0, facing one way as in dm_control, the root uniform in the square [-4, 4]², at"
         " rest; of a test task every episode starts at the same place."
@@ -163,25 +169,17 @@ class CMUHumanoid(MujocoBody):
             num_threads: threads to step on.
             frame_skip: substeps of 0.005 s per step.
         """
-        super().__init__(build_model(), num, num_threads, frame_skip, fresh=True)
+        super().__init__(build_model(), num, num_threads, frame_skip)
         model = self.model
         self._start[2] = _HEIGHT
         self._start[3:7] = np.array(_UPRIGHT) / np.linalg.norm(_UPRIGHT)
-        self._root = model.body("walker/root").id
         self._appendages = body_ids(model, _APPENDAGES)
         self._kinematics = sensor_columns(model, _SENSORS)
         joints = model.actuator_trnid[:, 0]
         self._angles, self._speeds = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self._floor_contact = FloorContact(model)
-        for name in ("xpos", "xmat", "sensordata", "act", "geom_xpos", "geom_xmat"):
+        for name in ("act", "geom_xpos", "geom_xmat"):
             self.engine.derived(name)
-
-    def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
-        """Places each humanoid."""
-        qpos = np.tile(self._start, (len(ids), 1))
-        for k, generator in enumerate(generators):
-            qpos[k, :2] = generator.uniform(-_ROOM, _ROOM, 2)
-        self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
 
     def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
@@ -199,12 +197,4 @@ class CMUHumanoid(MujocoBody):
     def fallen(self) -> Mask | None:
         """Looks for geoms below the floor that are not of the feet."""
         out = self._floor_contact.touches(self.engine.derived("geom_xpos"), self.engine.derived("geom_xmat"))
-        return out if np.count_nonzero(out) else None
-
-    def position(self) -> Array:
-        """Returns x and y of the root, `(N, 2)`."""
-        return self.engine.derived("xpos")[:, self._root, :2].copy()
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the position."""
-        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}
+        return if_any(out)

@@ -8,15 +8,16 @@ new state, which is what a `fresh` engine gives, bit for bit.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array
+from metarl_envs.bodies.base import Array, Ids
+from metarl_envs.bodies.mujoco_body import MujocoBody
 from metarl_envs.headless import prefer_headless_rendering
 
 # dm_control chooses its renderer when it is imported, which is after this.
@@ -116,3 +117,37 @@ def relative_quaternions(frame: Array, quaternions: Array) -> Array:
         ],
         axis=2,
     )
+
+
+class ComposedWalker(MujocoBody):
+    """N walkers on a floor, whose tracked point is their root body."""
+
+    root: ClassVar[str]
+    """Name of the root body."""
+    spawn: ClassVar[float]
+    """Half-width of the square in which episodes start, in metres."""
+
+    def __init__(self, model: mujoco.MjModel, num: int, num_threads: int, frame_skip: int) -> None:
+        """Builds the simulations, with derived fields at the new state.
+
+        Args:
+            model: the compiled model.
+            num: how many.
+            num_threads: threads to step on.
+            frame_skip: substeps per step.
+        """
+        super().__init__(model, num, num_threads, frame_skip, fresh=True)
+        self._root = model.body(self.root).id
+        for name in ("xpos", "xmat", "sensordata"):
+            self.engine.derived(name)
+
+    def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
+        """Places each walker in its upright pose, at rest."""
+        qpos = np.tile(self._start, (len(ids), 1))
+        for k, generator in enumerate(generators):
+            qpos[k, :2] = generator.uniform(-self.spawn, self.spawn, 2)
+        self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
+
+    def position(self) -> Array:
+        """Returns x and y of the root, `(N, 2)`."""
+        return self.engine.derived("xpos")[:, self._root, :2].copy()

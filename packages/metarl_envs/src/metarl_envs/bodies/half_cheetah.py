@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Row
 from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec
-from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.mujoco_body import MujocoBody, OnLine
 from metarl_envs.bodies.short import ShortBody
 
 _TOTAL_MASS = 14.0  # kg; the asset asks for it by a compiler attribute that MuJoCo 4 deprecates
@@ -29,7 +29,7 @@ _ACTIONS = (
 _NEVER_ENDS = "Never, except that a simulation which diverges ends (`info['diverged']`)."
 
 
-class HalfCheetah(MujocoBody):
+class HalfCheetah(OnLine, MujocoBody):
     """N half-cheetahs. It cannot fall in a way that ends an episode."""
 
     actions = _ACTIONS
@@ -81,10 +81,6 @@ class HalfCheetah(MujocoBody):
     def position(self) -> Array:
         """Returns x of the root, `(N, 1)`."""
         return self.engine.qpos[:, :1].copy()
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns position and velocity along x."""
-        return {"x_position": position[:, 0].copy(), "x_velocity": velocity[:, 0]}
 
 
 class HalfCheetahShort(ShortBody):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array, Mask, Row
+from metarl_envs.bodies.base import Array, Mask, Row, if_any, outside
 from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, own_spec
-from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
 from metarl_envs.bodies.short import ShortBody
 
 _SIMPLE_MOTORS = (
@@ -21,7 +21,7 @@ _MOTORS = (
 )  # fmt: skip
 
 
-class Humanoid(MujocoBody):
+class Humanoid(InPlane, MujocoBody):
     """N humanoids. The tracked point is the centre of mass of the whole body.
 
     As in the original, that point is read from MuJoCo as it lags by a substep (0.003 s) behind the state.
@@ -107,22 +107,11 @@ class Humanoid(MujocoBody):
 
     def fallen(self) -> Mask | None:
         """Compares the torso's height with its bounds."""
-        height = self.engine.qpos[:, 2]
-        out: Mask = ~((height >= 1.0) & (height <= 2.0))
-        return out if np.count_nonzero(out) else None
+        return if_any(outside(self.engine.qpos[:, 2], (1.0, 2.0)))
 
     def position(self) -> Array:
         """Returns x and y of the centre of mass, `(N, 2)`."""
         return self.engine.derived("subtree_com")[:, self._torso, :2].copy()
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns position and velocity in the plane."""
-        return {
-            "x_position": position[:, 0].copy(),
-            "y_position": position[:, 1].copy(),
-            "x_velocity": velocity[:, 0],
-            "y_velocity": velocity[:, 1],
-        }
 
 
 class SimpleHumanoid(ShortBody):

@@ -126,7 +126,3 @@ class Jaco(MujocoBody):
     def position(self) -> Array:
         """Returns the pinch site's position, `(N, 3)`."""
         return self.engine.derived("site_xpos")[:, self._pinch].copy()
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the position."""
-        return {f"{axis}_position": position[:, i].copy() for i, axis in enumerate("xyz")}

@@ -112,6 +112,27 @@ class MujocoBody(Body):
         self.engine.close()
 
 
+class InPlane:
+    """Info of bodies that report position and velocity along x and y."""
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns position and velocity in the plane."""
+        return {
+            "x_position": position[:, 0].copy(),
+            "y_position": position[:, 1].copy(),
+            "x_velocity": velocity[:, 0],
+            "y_velocity": velocity[:, 1],
+        }
+
+
+class OnLine:
+    """Info of bodies that report position and velocity along x."""
+
+    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
+        """Returns position and velocity along x."""
+        return {"x_position": position[:, 0].copy(), "x_velocity": velocity[:, 0]}
+
+
 def _noise(generator: np.random.Generator, size: int, scale: float, gaussian: bool) -> Array:
     """Returns noise `(size,)`; without scale it draws nothing."""
     if not scale:

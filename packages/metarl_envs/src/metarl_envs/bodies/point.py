@@ -75,10 +75,6 @@ class Point(Body):
         """Returns the position, `(N, 2)`."""
         return self._positions.copy()
 
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the position by axis."""
-        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}
-
     def get_state(self) -> Array:
         """Returns the positions."""
         return self._positions.copy()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array, Ids, Row
+from metarl_envs.bodies.base import Row
 from metarl_envs.bodies.composed import (
+    ComposedWalker,
     body_ids,
     compile_composed,
     composed_once,
@@ -18,12 +18,10 @@ from metarl_envs.bodies.composed import (
     relative_quaternions,
     sensor_columns,
 )
-from metarl_envs.bodies.mujoco_body import MujocoBody
 from metarl_envs.rendering import View
 
 _SENSORS = ("walker/torso_gyro", "walker/torso_vel", "walker/torso_accel")
 _LEGS = ("front left", "front right", "back right", "back left")
-_SPAWN = 8.0  # m; IWPA, appendix B: spawned in the rectangle [-8, 8]
 
 
 def compose() -> Any:
@@ -42,7 +40,7 @@ def build_model() -> mujoco.MjModel:
     return compile_composed(compose(), _SENSORS)
 
 
-class Quadruped(MujocoBody):
+class Quadruped(ComposedWalker):
     """N quadrupeds.
 
     Of dm_control's observables those are left out that others hold: the end effectors' and appendages'
@@ -50,6 +48,8 @@ class Quadruped(MujocoBody):
     orientation).
     """
 
+    root = "walker/torso"
+    spawn = 8.0  # IWPA, appendix B: spawned in the rectangle [-8, 8]
     actions = tuple(
         Row(1, f"torque at the {leg} {joint}, × 75", "N·m") for leg in _LEGS for joint in ("hip", "ankle")
     )
@@ -80,25 +80,16 @@ class Quadruped(MujocoBody):
             num_threads: threads to step on.
             frame_skip: substeps of 0.005 s per step.
         """
-        super().__init__(build_model(), num, num_threads, frame_skip, fresh=True)
+        super().__init__(build_model(), num, num_threads, frame_skip)
         model = self.model
-        self._torso = model.body("walker/torso").id
         names = (f"walker/{leg.replace(' ', '_')}_{part}" for leg in _LEGS for part in ("leg", "aux", "foot"))
         self._bodies = body_ids(model, names)
         self._kinematics = sensor_columns(model, _SENSORS)
-        for name in ("xpos", "xquat", "xmat", "sensordata"):
-            self.engine.derived(name)
-
-    def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
-        """Places each walker."""
-        qpos = np.tile(self._start, (len(ids), 1))
-        for k, generator in enumerate(generators):
-            qpos[k, :2] = generator.uniform(-_SPAWN, _SPAWN, 2)
-        self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
+        self.engine.derived("xquat")
 
     def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
-        engine, torso = self.engine, self._torso
+        engine, torso = self.engine, self._root
         xpos, xmat, xquat = engine.derived("xpos"), engine.derived("xmat"), engine.derived("xquat")
         place, frame = xpos[:, torso], xmat[:, torso].reshape(self.num, 9)
         out[:, :8] = engine.qpos[:, 7:]
@@ -108,11 +99,3 @@ class Quadruped(MujocoBody):
         out[:, 100:109] = engine.derived("sensordata")[:, self._kinematics]
         out[:, 109:112] = place
         out[:, 112:121] = frame
-
-    def position(self) -> Array:
-        """Returns x and y of the torso, `(N, 2)`."""
-        return self.engine.derived("xpos")[:, self._torso, :2].copy()
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the position."""
-        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}

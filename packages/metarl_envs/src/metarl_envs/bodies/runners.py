@@ -8,14 +8,14 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array, Ids, Mask, Row
+from metarl_envs.bodies.base import Array, Ids, Mask, Row, if_any
 from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, halve_margins
-from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.mujoco_body import MujocoBody, OnLine
 
 _LARGEST_SPEED = 10.0  # observed velocities are clipped to ±10, as in Gymnasium
 
 
-class ParameterBody(MujocoBody):
+class ParameterBody(OnLine, MujocoBody):
     """A planar runner whose task multiplies model parameters.
 
     The task vector holds, in this order, a multiplier per body's mass, per body's three principal inertias,
@@ -80,10 +80,6 @@ class ParameterBody(MujocoBody):
         """Returns x of the root, `(N, 1)`."""
         return self.engine.qpos[:, :1].copy()
 
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns position and velocity along x."""
-        return {"x_position": position[:, 0].copy(), "x_velocity": velocity[:, 0]}
-
 
 def _rows(joints: str, count: int) -> tuple[Row, ...]:
     return (
@@ -112,7 +108,7 @@ class Walker2d(ParameterBody):
         """Compares height and pitch with their bounds."""
         height, pitch = self.engine.qpos[:, 1], self.engine.qpos[:, 2]
         out: Mask = ~((height > 0.8) & (height < 2.0) & (np.abs(pitch) < 1.0))
-        return out if np.count_nonzero(out) else None
+        return if_any(out)
 
 
 class Hopper(ParameterBody):
@@ -131,7 +127,7 @@ class Hopper(ParameterBody):
         qpos, qvel = self.engine.qpos, self.engine.qvel
         calm = (np.abs(qpos[:, 2:]) < 100.0).all(axis=1) & (np.abs(qvel) < 100.0).all(axis=1)
         out: Mask = ~((qpos[:, 1] > 0.7) & (np.abs(qpos[:, 2]) < 0.2) & calm)
-        return out if np.count_nonzero(out) else None
+        return if_any(out)
 
 
 def parameter_names(model: mujoco.MjModel) -> list[str]:

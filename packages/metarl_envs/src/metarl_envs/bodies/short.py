@@ -15,9 +15,9 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.base import Array, Mask, Row
+from metarl_envs.bodies.base import Array, Mask, Row, if_any, outside
 from metarl_envs.bodies.modelling import compile_with_mass
-from metarl_envs.bodies.mujoco_body import MujocoBody
+from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
 from metarl_envs.objectives import Motion
 
 
@@ -27,7 +27,7 @@ def add_centre_of_mass(spec: mujoco.MjSpec, root: str) -> None:
         spec.add_sensor(type=kind, objtype=mujoco.mjtObj.mjOBJ_BODY, objname=root)
 
 
-class ShortBody(MujocoBody):
+class ShortBody(InPlane, MujocoBody):
     """A body of the rllab lineage.
 
     The observation is positions, velocities, what `middle_rows` names, the centre of mass and its velocity.
@@ -107,26 +107,11 @@ class ShortBody(MujocoBody):
         """Returns the velocity of the centre of mass, `(N, 3)`: measured, not a difference."""
         return self.engine.derived("sensordata")[:, 3:6].copy()
 
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns position and velocity in the plane."""
-        return {
-            "x_position": position[:, 0].copy(),
-            "y_position": position[:, 1].copy(),
-            "x_velocity": velocity[:, 0].copy(),
-            "y_velocity": velocity[:, 1].copy(),
-        }
-
     def fallen(self) -> Mask | None:
         """Compares the torso's height with its bounds."""
         if self.healthy_height is None:
             return None
-        out = self._outside(self.engine.qpos[:, 2], self.healthy_height)
-        return out if np.count_nonzero(out) else None
-
-    @staticmethod
-    def _outside(height: NDArray[np.floating], bounds: tuple[float, float]) -> Mask:
-        out: Mask = ~((height >= bounds[0]) & (height <= bounds[1]))
-        return out
+        return if_any(outside(self.engine.qpos[:, 2], self.healthy_height))
 
     def motion_in(self, next_observation: Array, actions: Array) -> Motion:
         """Reads the motion of a step from the observation after it.
@@ -142,4 +127,4 @@ class ShortBody(MujocoBody):
         """Returns which observations `(B, O)` are of a state that ends an episode, `(B,)`."""
         if self.healthy_height is None:
             return np.zeros(len(next_observation), dtype=np.bool_)
-        return self._outside(next_observation[:, 2], self.healthy_height)
+        return outside(next_observation[:, 2], self.healthy_height)

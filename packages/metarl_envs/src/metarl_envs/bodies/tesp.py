@@ -63,10 +63,6 @@ class Wheeled(MujocoBody):
         """Returns x and y of the car, `(N, 2)`."""
         return self.engine.qpos[:, :2].copy()
 
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the position."""
-        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}
-
 
 class Reacher(MujocoBody):
     """N planar arms of equal links. The tracked point is the fingertip."""
@@ -124,10 +120,6 @@ class Reacher(MujocoBody):
             point[:, 0] += length * np.cos(direction)
             point[:, 1] += length * np.sin(direction)
         return point
-
-    def info(self, position: Array, velocity: Array) -> dict[str, Array]:
-        """Returns the position."""
-        return {"x_position": position[:, 0].copy(), "y_position": position[:, 1].copy()}
 
 
 class Reacher2(Reacher):
