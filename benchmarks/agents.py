@@ -12,7 +12,7 @@ from straightforward_pearl import StraightforwardPEARL
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
 from metarl_agents.assembly import assemble, torch_threads
 from metarl_agents.config import load_config
-from metarl_agents.soft_value import Transitions
+from metarl_agents.transitions import Transitions
 from metarl_envs import MetaVectorEnv
 
 FAMILY = "MetaHalfCheetah-Vel-v0"

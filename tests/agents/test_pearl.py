@@ -15,8 +15,8 @@ from metarl_agents.algorithms.oracle import Oracle, OracleConfig
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
 from metarl_agents.collector import Schedule, Stage
 from metarl_agents.encoders import product_of_gaussians
-from metarl_agents.soft_value import Transitions
 from metarl_agents.task_buffer import TaskReplayBuffer
+from metarl_agents.transitions import Transitions
 
 OBS, A, Z, T, B, C = 4, 2, 3, 3, 5, 6
 SMALL = {
@@ -198,7 +198,7 @@ def filled_buffer():
 
 def test_training_reward_is_the_losses_reward_and_the_encoder_sees_the_environments():
     pearl, buffer = make_pearl(training_reward="dense"), filled_buffer()
-    data = pearl.draw(buffer, np.array([0, 3, 5]), B)
+    data = pearl.draw_from(buffer, np.array([0, 3, 5]), B)
     assert data.transitions.reward.shape == (T, B)
     assert (data.transitions.reward > 40).all()
     assert data.context.shape == (T, C, OBS + A + 1)

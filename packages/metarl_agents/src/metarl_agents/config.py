@@ -23,27 +23,25 @@ class OffPolicyConfig:
         initial_steps: steps collected on each training task before the first update.
         tasks_per_iteration: tasks visited per iteration, drawn uniformly with replacement.
         updates_per_iteration: gradient steps per iteration.
-        meta_batch: tasks per gradient step, drawn uniformly with replacement.
-        batch_size: transitions per task and gradient step.
+        batch_size: transitions per gradient step; per task, where a step draws tasks.
         num_simulations: simulations stepped together while collecting.
         capacity_per_task: transitions kept per task.
         training_reward: "reward", or the info key whose values the losses train on. What an
             encoder sees and what is reported is always the environment's reward.
-        hidden: hidden widths of actor, critics and value network.
+        hidden: hidden widths of actor, critics and other value networks.
         learning_rate: Adam's step size, for all networks.
         gamma: discount per step.
-        tau: Polyak step of the slow value network, taken at every gradient step.
-        reward_scale: factor on the training reward.
-        mean_penalty: weight on the mean square of the action mean before the tanh.
-        log_std_penalty: weight on the mean square of the log standard deviation before the tanh.
+        tau: Polyak step of slow networks.
         checkpoint_every: iterations between checkpoints; the last one is always saved.
+        evaluate_every: iterations between evaluations on the test tasks, each of which saves a
+            checkpoint first; 0 for none.
+        evaluation_protocol: name of the protocol of those evaluations.
     """
 
     total_env_steps: int = 1_000_000
     initial_steps: int = 2000
     tasks_per_iteration: int = 5
     updates_per_iteration: int = 2000
-    meta_batch: int = 16
     batch_size: int = 256
     num_simulations: int = 32
     capacity_per_task: int = 100_000
@@ -52,13 +50,12 @@ class OffPolicyConfig:
     learning_rate: float = 3e-4
     gamma: float = 0.99
     tau: float = 0.005
-    reward_scale: float = 5.0
-    mean_penalty: float = 1e-3
-    log_std_penalty: float = 1e-3
     checkpoint_every: int = 1
+    evaluate_every: int = 0
+    evaluation_protocol: str = "pearl"
 
     #: Fields that may be zero; every other number must be positive.
-    may_be_zero: ClassVar[tuple[str, ...]] = ("mean_penalty", "log_std_penalty")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("evaluate_every",)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

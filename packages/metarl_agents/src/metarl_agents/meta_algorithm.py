@@ -16,8 +16,8 @@ from torch import Tensor
 
 from metarl_agents.policies import MetaPolicy
 from metarl_agents.running_means import RunningMeans
-from metarl_agents.soft_value import Transitions
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.transitions import Transitions
 
 TMetaPolicy = TypeVar("TMetaPolicy", bound=MetaPolicy)
 
@@ -54,14 +54,13 @@ class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
 
 
 class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[misc]
-    """Draws `[T, B]` meta-batches from a `TaskReplayBuffer` and hands them to one gradient step.
+    """Draws batches from a `TaskReplayBuffer` and hands them to one gradient step.
 
     A subclass is one algorithm: it builds its networks and optimisers, says in `draw` what a step
     needs from the buffer, and writes its update rule in `gradient_step`.
 
     Args:
         policy: the policy.
-        meta_batch: tasks T per gradient step, drawn uniformly with replacement.
         training_reward: "reward", or the info key whose values the losses train on.
         report_every: gradient steps per report of mean losses.
         generator: source of the update's random numbers, on the device of the networks.
@@ -74,29 +73,26 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
         self,
         *,
         policy: TMetaPolicy,
-        meta_batch: int,
         training_reward: str,
         report_every: int,
         generator: torch.Generator,
     ) -> None:
         super().__init__(policy=policy)
-        self.meta_batch = meta_batch
         self.training_reward = training_reward
         self.generator = generator
         self.device = generator.device
         self.means = RunningMeans(self.loss_names, report_every, self.device)
 
     @abstractmethod
-    def draw(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> Any:
-        """What one gradient step on these tasks needs, as tensors on the algorithm's device."""
+    def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Any:
+        """What one gradient step needs, as tensors on the algorithm's device."""
 
     @abstractmethod
     def gradient_step(self, data: Any) -> dict[str, Tensor]:
         """One update of every network. Returns the scalars in `loss_names`, on the device."""
 
-    def transitions(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> Transitions:
-        """Transitions (T, B) drawn uniformly from each task."""
-        rows = buffer.sample_tasks_rows(tasks_T, batch_size)
+    def transitions(self, buffer: TaskReplayBuffer, rows: IntArray) -> Transitions:
+        """The transitions in these rows of the buffer, with the shape of the rows leading."""
         rewards = buffer.rew if self.training_reward == "reward" else buffer.info[self.training_reward]
         return Transitions(
             self.tensor(buffer.obs.take(rows, 0)),
@@ -113,7 +109,7 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
     # -- Tianshou's surface ---------------------------------------------------------------------
 
     def update(self, buffer: ReplayBuffer, sample_size: int | None) -> MetaTrainingStats:
-        """One gradient step on `sample_size` transitions of each of `meta_batch` tasks.
+        """One gradient step on `sample_size` transitions, of each drawn task where it draws tasks.
 
         Raises:
             RuntimeError: outside a training step, as in every Tianshou algorithm.
@@ -128,9 +124,9 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
         if not isinstance(buffer, TaskReplayBuffer):
             raise TypeError(f"expected a TaskReplayBuffer, not {type(buffer).__name__}")
         if not sample_size:
-            raise ValueError("sample_size must be a positive number of transitions per task")
+            raise ValueError("sample_size must be a positive number of transitions")
         start = time.perf_counter()
-        stats = self._update_with_batch(self.draw(buffer, buffer.draw_tasks(self.meta_batch), sample_size))
+        stats = self._update_with_batch(self.draw(buffer, sample_size))
         stats.train_time = time.perf_counter() - start
         return stats
 

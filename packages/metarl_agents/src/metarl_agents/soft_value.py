@@ -6,35 +6,38 @@ instead. Each agent's own file states the order of its steps.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from metarl_agents.config import OffPolicyConfig
 from metarl_agents.networks import TwinCritic, mlp
 from metarl_agents.targets import PolyakTarget
 
 
-class Transitions(NamedTuple):
-    """One meta-batch: B transitions of each of T tasks, as float32 tensors on one device.
+@dataclass(frozen=True)
+class SoftValueConfig(OffPolicyConfig):
+    """What every agent built on the V-form is told besides.
 
     Attributes:
-        obs: observations (T, B, O).
-        act: actions (T, B, A).
-        reward: rewards (T, B) the losses train on, unscaled.
-        terminated: (T, B), 1 where the episode ended in a terminal state, 0 at time limits.
-        obs_next: next observations (T, B, O).
+        meta_batch: tasks per gradient step, drawn uniformly with replacement.
+        reward_scale: factor on the training reward.
+        mean_penalty: weight on the mean square of the action mean before the tanh.
+        log_std_penalty: weight on the mean square of the log standard deviation before the tanh.
     """
 
-    obs: Tensor
-    act: Tensor
-    reward: Tensor
-    terminated: Tensor
-    obs_next: Tensor
+    meta_batch: int = 16
+    reward_scale: float = 5.0
+    mean_penalty: float = 1e-3
+    log_std_penalty: float = 1e-3
 
-    def flat(self) -> "Transitions":
-        """The same transitions with tasks and batch merged into T*B rows."""
-        return Transitions(*(column.flatten(0, 1) for column in self))
+    may_be_zero: ClassVar[tuple[str, ...]] = (
+        *OffPolicyConfig.may_be_zero,
+        "mean_penalty",
+        "log_std_penalty",
+    )
 
 
 class ActorLosses(NamedTuple):

@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.collector import Schedule, Stage
-from metarl_agents.config import OffPolicyConfig
 from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
 from metarl_agents.optimisers import adam
 from metarl_agents.policies import MetaPolicy, TanhGaussianActor
 from metarl_agents.seeding import torch_stream
-from metarl_agents.soft_value import SoftValueNetworks, Transitions
+from metarl_agents.soft_value import SoftValueConfig, SoftValueNetworks
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.transitions import Transitions
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Transition, Trial
 
 
 @dataclass(frozen=True)
-class OracleConfig(OffPolicyConfig):
+class OracleConfig(SoftValueConfig):
     """Configuration of the oracle.
 
     Attributes:
@@ -80,7 +80,6 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
     ) -> None:
         super().__init__(
             policy=policy,
-            meta_batch=config.meta_batch,
             training_reward=config.training_reward,
             report_every=config.updates_per_iteration,
             generator=generator,
@@ -135,9 +134,10 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
             iteration=(Stage(config.steps_per_task, "task", to_context=False),),
         )
 
-    def draw(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> Transitions:
-        """Transitions from all data of each task."""
-        return self.transitions(buffer, tasks_T, batch_size)
+    def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Transitions:
+        """Transitions of `meta_batch` tasks, drawn uniformly with replacement."""
+        tasks_T = buffer.draw_tasks(self.config.meta_batch)
+        return self.transitions(buffer, buffer.sample_tasks_rows(tasks_T, batch_size))
 
     def gradient_step(self, data: Transitions) -> dict[str, Tensor]:
         """One step of every network: critics, value network, its slow copy, actor."""

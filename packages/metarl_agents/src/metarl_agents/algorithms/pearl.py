@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metarl_agents.collector import Schedule, Stage
-from metarl_agents.config import OffPolicyConfig
 from metarl_agents.encoders import (
     ProductOfGaussiansEncoder,
     factor_sums,
@@ -27,15 +26,16 @@ from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
 from metarl_agents.optimisers import adam
 from metarl_agents.policies import MetaPolicy, TanhGaussianActor
 from metarl_agents.seeding import torch_stream
-from metarl_agents.soft_value import SoftValueNetworks, Transitions
+from metarl_agents.soft_value import SoftValueConfig, SoftValueNetworks
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.transitions import Transitions
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Transition, Trial
 
 
 @dataclass(frozen=True)
-class PEARLConfig(OffPolicyConfig):
+class PEARLConfig(SoftValueConfig):
     """Configuration of PEARL; the defaults are the paper's for MetaHalfCheetah-Vel.
 
     Attributes:
@@ -60,7 +60,7 @@ class PEARLConfig(OffPolicyConfig):
     context_next_observation: bool = False
 
     may_be_zero: ClassVar[tuple[str, ...]] = (
-        *OffPolicyConfig.may_be_zero,
+        *SoftValueConfig.may_be_zero,
         "posterior_steps",
         "extra_posterior_steps",
         "kl_weight",
@@ -174,7 +174,6 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
     ) -> None:
         super().__init__(
             policy=policy,
-            meta_batch=config.meta_batch,
             training_reward=config.training_reward,
             report_every=config.updates_per_iteration,
             generator=generator,
@@ -254,11 +253,15 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
             iteration=tuple(stages),
         )
 
-    def draw(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> PEARLBatch:
+    def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> PEARLBatch:
+        """Data of `meta_batch` tasks, drawn uniformly with replacement."""
+        return self.draw_from(buffer, buffer.draw_tasks(self.config.meta_batch), batch_size)
+
+    def draw_from(self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int) -> PEARLBatch:
         """Context from each task's latest prior data, transitions from all of its data."""
         return PEARLBatch(
             self.policy.draw_context(buffer, tasks_T),
-            self.transitions(buffer, tasks_T, batch_size),
+            self.transitions(buffer, buffer.sample_tasks_rows(tasks_T, batch_size)),
         )
 
     def gradient_step(self, data: PEARLBatch) -> dict[str, Tensor]:
