@@ -27,6 +27,8 @@ class Stage:
         to_context: whether the episodes join the task's context view.
         first: conditioning of each task's first episode, where it differs.
         one_at_a_time: start an episode only after the task's previous one has been stored.
+        cut: most steps of an episode, where that is fewer than the horizon; the end it makes is a
+            time limit.
     """
 
     steps: int
@@ -34,6 +36,7 @@ class Stage:
     to_context: bool
     first: str | None = None
     one_at_a_time: bool = False
+    cut: int | None = None
 
 
 @dataclass(frozen=True)
@@ -184,19 +187,22 @@ class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
 
     def _stage(self, tasks_T: IntArray, stage: Stage, log: "_Log") -> None:
         missing_T = np.full(len(tasks_T), stage.steps)
+        horizon = min(self.horizon, stage.cut or self.horizon)
         conditioning = stage.first or stage.conditioning
         single = stage.one_at_a_time or stage.first is not None
         while (missing_T > 0).any():
             # As many episodes as are needed whatever their lengths, and no more.
-            episodes_T = np.maximum(-(-missing_T // self.horizon), 0)
+            episodes_T = np.maximum(-(-missing_T // horizon), 0)
             which_R = np.repeat(np.arange(len(tasks_T)), episodes_T.clip(max=1 if single else None))
             for start in range(0, len(which_R), self.env_num):
                 chunk = which_R[start : start + self.env_num]
-                lengths = self._rollouts(tasks_T[chunk], conditioning, stage.to_context, log)
+                lengths = self._rollouts(tasks_T[chunk], conditioning, stage.to_context, horizon, log)
                 np.subtract.at(missing_T, chunk, lengths)
             conditioning, single = stage.conditioning, stage.one_at_a_time
 
-    def _rollouts(self, tasks_R: IntArray, conditioning: str, to_context: bool, log: "_Log") -> IntArray:
+    def _rollouts(
+        self, tasks_R: IntArray, conditioning: str, to_context: bool, horizon: int, log: "_Log"
+    ) -> IntArray:
         """One episode for each entry of `tasks_R`, side by side; returns their lengths."""
         adapter, policy, staged = self.adapter, self.meta_policy, self._staged
         count, simulations = len(tasks_R), self.env_num
@@ -209,7 +215,7 @@ class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
         staged["obs"][0] = observations_NO
         actions_NA = np.zeros_like(staged["act"][0])
         lengths_N = np.zeros(simulations, np.int64)
-        for step in range(self.horizon):
+        for step in range(horizon):
             obs_RO = torch.from_numpy(staged["obs"][step, :count]).to(self.device)
             actions_NA[:count] = policy.act(obs_RO, None, deterministic=False).cpu().numpy()
             observations_NO, rewards_N, terminated_N, truncated_N, infos = adapter.step_arrays(
@@ -226,11 +232,18 @@ class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
             active_N = active_N & ~(terminated_N | truncated_N)
             if not active_N.any():
                 break
-        else:
-            raise RuntimeError(
-                f"an episode went on after {self.horizon} steps: the collector's horizon is not "
-                "the environment's"
+            policy.observe(
+                obs_RO,
+                torch.from_numpy(actions_NA[:count]).to(self.device),
+                torch.from_numpy(rewards_N[:count].astype(np.float32)).to(self.device),
             )
+        else:
+            if horizon == self.horizon:
+                raise RuntimeError(
+                    f"an episode went on after {horizon} steps: the collector's horizon is not "
+                    "the environment's"
+                )
+            staged["truncated"][horizon - 1, active_N] = True
         staged["obs_next"][...] = staged["obs"][1:]
         lengths_R = lengths_N[:count]
         episodes = {key: column[:, :count].swapaxes(0, 1) for key, column in staged.items()}

@@ -61,6 +61,7 @@ class TrainingLogger(BaseLogger):  # type: ignore[misc]
         lines: lines of `metrics.jsonl` and `timing.jsonl` to keep.
         on_iteration: called with each iteration's record after it is written.
         on_update: called after each gradient step.
+        take_losses: gives the mean losses that no gradient step has reported yet.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class TrainingLogger(BaseLogger):  # type: ignore[misc]
         lines: tuple[int, int],
         on_iteration: Callable[[Record], None],
         on_update: Callable[[], None],
+        take_losses: Callable[[], Record] = dict,
     ) -> None:
         # An interval of zero, because Tianshou counts iterations where it says update steps and
         # would pass on the first gradient step of each only.
@@ -83,6 +85,7 @@ class TrainingLogger(BaseLogger):  # type: ignore[misc]
         )
         self.on_iteration = on_iteration
         self.on_update = on_update
+        self.take_losses = take_losses
         self.record: Record = {}
         self.started = time.perf_counter()
         self.seconds_collect = 0.0
@@ -122,6 +125,9 @@ class TrainingLogger(BaseLogger):  # type: ignore[misc]
     ) -> None:
         """Writes the iteration's record, then lets the run save a checkpoint."""
         self.iteration = epoch
+        # An iteration may make fewer gradient steps than a report takes.
+        for name, value in self.take_losses().items():
+            self.record[f"update/{name}"] = value
         position: Record = {
             "iteration": epoch,
             "env_steps": env_step,

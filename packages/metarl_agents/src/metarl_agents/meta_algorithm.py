@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, TrainingStats
-from tianshou.data import ReplayBuffer
+from tianshou.data import CollectStats, ReplayBuffer
 from tianshou.trainer import OffPolicyTrainer, OffPolicyTrainerParams
 from torch import Tensor
 
@@ -52,6 +52,19 @@ class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
 
         return bar
 
+    def _update_step(self, collect_stats: Any) -> TrainingStats:
+        params, algorithm = self.params, self.algorithm
+        usual = params.update_step_num_gradient_steps_per_sample
+        collected = collect_stats.n_collected_steps
+        wanted = algorithm.gradient_steps(params.training_collector.buffer, collect_stats)
+        algorithm.begin_updates()
+        try:
+            if wanted is not None:
+                params.update_step_num_gradient_steps_per_sample = wanted / collected
+            return super()._update_step(collect_stats)
+        finally:
+            params.update_step_num_gradient_steps_per_sample = usual
+
 
 class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[misc]
     """Draws batches from a `TaskReplayBuffer` and hands them to one gradient step.
@@ -90,6 +103,13 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
     @abstractmethod
     def gradient_step(self, data: Any) -> dict[str, Tensor]:
         """One update of every network. Returns the scalars in `loss_names`, on the device."""
+
+    def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int | None:
+        """Gradient steps after a collection; None leaves it to the trainer's steps per sample."""
+        return None
+
+    def begin_updates(self) -> None:
+        """A collection is over and gradient steps follow."""
 
     def transitions(self, buffer: TaskReplayBuffer, rows: IntArray) -> Transitions:
         """The transitions in these rows of the buffer, with the shape of the rows leading."""

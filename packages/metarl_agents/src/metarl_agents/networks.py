@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 
 def linear(
-    inputs: int, outputs: int, *, generator: torch.Generator, weight_bound: float, bias: float
+    inputs: int, outputs: int, *, generator: torch.Generator, weight_bound: float, bias: float | None
 ) -> nn.Linear:
     """One linear layer with weights U(-weight_bound, weight_bound) and a constant bias.
+
+    Without a bias given, biases are drawn as the weights are, which is PyTorch's own initialisation
+    where the bound is 1/sqrt(inputs).
 
     `nn.Linear` would draw its weights from the global generator; here they come from `generator`,
     which lives on the CPU so that a seed gives the same weights on every device.
@@ -18,7 +21,10 @@ def linear(
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.uniform_(-weight_bound, weight_bound, generator=generator)
-        layer.bias.fill_(bias)
+        if bias is None:
+            layer.bias.uniform_(-weight_bound, weight_bound, generator=generator)
+        else:
+            layer.bias.fill_(bias)
     return layer
 
 
@@ -28,10 +34,10 @@ def mlp(
     outputs: int,
     *,
     generator: torch.Generator,
-    last_bound: float,
-    hidden_bias: float = 0.1,
+    last_bound: float | None,
+    hidden_bias: float | None = 0.1,
 ) -> nn.Sequential:
-    """ReLU perceptron with the initialisation of PEARL's networks.
+    """ReLU perceptron, by default with the initialisation of PEARL's networks.
 
     Hidden layers: weights U(±1/sqrt(fan in)) and bias `hidden_bias`. The last layer is linear with
     weights U(±last_bound) and bias 0, so that outputs start near zero: values without bias, actions
@@ -45,8 +51,8 @@ def mlp(
         hidden: width of each hidden layer; may be empty.
         outputs: output width.
         generator: CPU generator the weights are drawn from.
-        last_bound: bound of the last layer's weights.
-        hidden_bias: bias of the hidden layers.
+        last_bound: bound of the last layer's weights; None starts it as PyTorch does, biases too.
+        hidden_bias: bias of the hidden layers; None starts them as PyTorch does.
     """
     layers: list[nn.Module] = []
     width = inputs
@@ -55,7 +61,11 @@ def mlp(
         layers.append(linear(width, size, generator=generator, weight_bound=bound, bias=hidden_bias))
         layers.append(nn.ReLU(inplace=True))
         width = size
-    layers.append(linear(width, outputs, generator=generator, weight_bound=last_bound, bias=0.0))
+    if last_bound is None:
+        last = linear(width, outputs, generator=generator, weight_bound=1.0 / math.sqrt(width), bias=None)
+    else:
+        last = linear(width, outputs, generator=generator, weight_bound=last_bound, bias=0.0)
+    layers.append(last)
     return nn.Sequential(*layers)
 
 
@@ -66,10 +76,20 @@ class TwinCritic(nn.Module):
     on CPU from 1,024 rows on (by 3 % at width 64, by 25 % at 4,096 rows and width 300).
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], *, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        *,
+        generator: torch.Generator,
+        last_bound: float | None = 3e-3,
+        hidden_bias: float | None = 0.1,
+    ) -> None:
         super().__init__()
-        self.first = mlp(inputs, hidden, 1, generator=generator, last_bound=3e-3)
-        self.second = mlp(inputs, hidden, 1, generator=generator, last_bound=3e-3)
+        self.first, self.second = (
+            mlp(inputs, hidden, 1, generator=generator, last_bound=last_bound, hidden_bias=hidden_bias)
+            for _ in range(2)
+        )
 
     def forward(self, inputs_BI: Tensor) -> tuple[Tensor, Tensor]:
         """Both values of every row, each of shape (B,)."""

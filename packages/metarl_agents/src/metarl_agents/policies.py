@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from metarl_agents.distributions import LOG_STD_MAX, LOG_STD_MIN, tanh_gaussian_rsample
 from metarl_agents.networks import mlp
+from metarl_agents.seeding import torch_stream
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation import Transition, Trial
 
 
 class TanhGaussianActor(nn.Module):
@@ -86,6 +90,27 @@ class MetaPolicy(Policy):  # type: ignore[misc]
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
         """Actions (R, A) for the rollouts `rows`, or for all of them."""
 
+    def observe(self, observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> None:
+        """Takes in a step of all rollouts that goes on; recurrent policies remember it.
+
+        Rows of rollouts that are over hold anything.
+
+        Args:
+            observations_RO: what the actions were chosen from.
+            actions_RA: the actions taken.
+            rewards_R: the environment's rewards.
+        """
+
+    def uniform_actions(self, count: int) -> Tensor:
+        """Actions (count, A) drawn uniformly from [-1, 1]."""
+        shape = (count, self.action_space.shape[0])
+        return torch.rand(shape, generator=self.generator, device=self.generator.device) * 2 - 1
+
+    def with_noise(self, actions_RA: Tensor, noise: float) -> Tensor:
+        """The actions plus N(0, noise^2), clipped to [-1, 1]."""
+        eps_RA = torch.randn(actions_RA.shape, generator=self.generator, device=actions_RA.device)
+        return (actions_RA + noise * eps_RA).clamp_(-1.0, 1.0)
+
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
         """Tianshou's interface; rows are found by `batch.info.env_id` where there is one.
@@ -97,3 +122,34 @@ class MetaPolicy(Policy):  # type: ignore[misc]
         observations = torch.as_tensor(np.asarray(batch.obs, np.float32), device=self.generator.device)
         deterministic = not self.is_within_training_step
         return Batch(act=self.act(observations, rows, deterministic=deterministic), state=state)
+
+
+class MemorylessAgent:
+    """A policy of the observation alone, as evaluation drives it; it learns nothing within a trial.
+
+    Args:
+        policy: what acts.
+        observe_task: whether its observations contain the task.
+    """
+
+    def __init__(self, policy: MetaPolicy, *, observe_task: bool = False) -> None:
+        self.policy = policy
+        self.observe_task = observe_task
+
+    def begin_trial(self, trial: "Trial") -> None:
+        """Seeds the policy for the trial."""
+        self.deterministic = trial.deterministic
+        self.policy.generator = torch_stream(trial.seed, "trial", self.policy.generator.device)
+
+    def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (T, A) for observations (T, O)."""
+        tensor = torch.as_tensor(observations, dtype=torch.float32).to(self.policy.generator.device)
+        actions = self.policy.act(tensor, None, deterministic=self.deterministic)
+        result: NDArray[np.float32] = actions.cpu().numpy()
+        return result
+
+    def observe(self, transition: "Transition") -> None:
+        """Nothing to learn."""
+
+    def end_episode(self) -> None:
+        """Nothing to update."""

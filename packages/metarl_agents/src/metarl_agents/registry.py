@@ -48,6 +48,20 @@ AGENTS: dict[str, AgentEntry] = {
             tier="verified",
         ),
         AgentEntry(
+            name="td3",
+            class_path="metarl_agents.algorithms.td3:TD3",
+            title="Twin delayed deterministic policy gradient over all tasks, without context",
+            reference="Fujimoto et al. 2018, arXiv:1802.09477",
+            tier="implemented",
+        ),
+        AgentEntry(
+            name="td3_context",
+            class_path="metarl_agents.algorithms.td3_context:TD3Context",
+            title="TD3 on a recurrent context of the episode's actions, rewards and observations",
+            reference="Fakoor et al. 2020, arXiv:1910.00125",
+            tier="implemented",
+        ),
+        AgentEntry(
             name="oracle",
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic that observes the task",

@@ -364,6 +364,7 @@ def _train(folder: Path, parts: Assembly, signals: _Signals, progress: bool, sta
         lines=lines,
         on_iteration=shown.iteration,
         on_update=shown.update_step,
+        take_losses=parts.algorithm.means.take,
     )
 
     def finished() -> bool:

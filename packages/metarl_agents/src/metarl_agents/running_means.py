@@ -23,8 +23,12 @@ class RunningMeans:
         """Adds one step's values; at every `every`-th call returns the means and starts again."""
         self.sums += torch.stack([values[name].detach() for name in self.names])
         self.count += 1
-        if self.count < self.every:
-            return None
+        return self.take() if self.count >= self.every else None
+
+    def take(self) -> dict[str, float]:
+        """The means since the last report, and a new start; empty where nothing was added."""
+        if not self.count:
+            return {}
         means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
         self.sums.zero_()
         self.count = 0

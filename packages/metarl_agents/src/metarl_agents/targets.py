@@ -1,21 +1,25 @@
 """Target networks that follow their source by Polyak averaging."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+TModule = TypeVar("TModule", bound=nn.Module)
 
-class PolyakTarget(nn.Module):
+
+class PolyakTarget(nn.Module, Generic[TModule]):
     """A frozen copy of a network: `follow()` moves it by target += tau (source - target).
 
     Tianshou's own lagged networks loop over parameters in Python and recurse through `eval()` at
     each forward; this one is a single fused call over all parameters.
     """
 
-    def __init__(self, source: nn.Module, tau: float) -> None:
+    def __init__(self, source: TModule, tau: float) -> None:
         super().__init__()
-        self.network = copy.deepcopy(source).requires_grad_(False)
+        self.network: TModule = copy.deepcopy(source)
+        self.network.requires_grad_(False)
         self.tau = tau
         # A tuple keeps the source out of this module's own parameters and state dict.
         self._source = (source,)

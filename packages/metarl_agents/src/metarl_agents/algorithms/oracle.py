@@ -6,9 +6,8 @@ It bounds one shared policy, not policies trained per task.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
@@ -17,14 +16,11 @@ from torch import Tensor
 from metarl_agents.collector import Schedule, Stage
 from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
 from metarl_agents.optimisers import adam
-from metarl_agents.policies import MetaPolicy, TanhGaussianActor
+from metarl_agents.policies import MemorylessAgent, MetaPolicy, TanhGaussianActor
 from metarl_agents.seeding import torch_stream
 from metarl_agents.soft_value import SoftValueConfig, SoftValueNetworks
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
 from metarl_agents.transitions import Transitions
-
-if TYPE_CHECKING:
-    from metarl_envs.evaluation import Transition, Trial
 
 
 @dataclass(frozen=True)
@@ -164,34 +160,6 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
             "entropy": -losses.log_prob.mean(),
         }
 
-    def trial_agent(self) -> "OracleAgent":
+    def trial_agent(self) -> MemorylessAgent:
         """The trained agent as `metarl_envs.evaluation` drives it."""
-        return OracleAgent(self.policy)
-
-
-class OracleAgent:
-    """Acts on observations that contain the task, and learns nothing within a trial."""
-
-    observe_task = True
-
-    def __init__(self, policy: OraclePolicy) -> None:
-        self.policy = policy
-
-    def begin_trial(self, trial: "Trial") -> None:
-        """Seeds the policy for the trial."""
-        self.deterministic = trial.deterministic
-        device = self.policy.generator.device
-        self.policy.generator = torch_stream(trial.seed, "trial", device)
-
-    def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """Actions (T, A) for observations (T, O)."""
-        tensor = torch.as_tensor(observations, dtype=torch.float32).to(self.policy.generator.device)
-        actions = self.policy.act(tensor, None, deterministic=self.deterministic)
-        result: NDArray[np.float32] = actions.cpu().numpy()
-        return result
-
-    def observe(self, transition: "Transition") -> None:
-        """Nothing to learn."""
-
-    def end_episode(self) -> None:
-        """Nothing to update."""
+        return MemorylessAgent(self.policy, observe_task=True)

@@ -1,0 +1,185 @@
+"""TD3 over all training tasks at once, without any context: a negative control.
+
+Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477), in the form in which Meta-Q-Learning (Fakoor et al. 2020,
+arXiv:1910.00125, Fig. 2) compares with it: one policy and two critics on the observation alone,
+trained on one pool of all tasks' transitions. Where a task is hidden it can only learn what is best
+on average.
+
+Tianshou's own TD3 leaves the target's actions beyond the action's bounds and stores exploration
+actions that were never taken; both are clipped here.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from tianshou.data import CollectStats
+from torch import Tensor
+
+from metarl_agents.collector import Schedule
+from metarl_agents.deterministic_value import (
+    DeterministicActor,
+    DeterministicConfig,
+    policy_loss,
+    smoothed_action,
+    twin_critic,
+    twin_loss,
+    twin_target,
+)
+from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.networks import TwinCritic
+from metarl_agents.optimisers import adam
+from metarl_agents.policies import MemorylessAgent, MetaPolicy
+from metarl_agents.seeding import torch_stream
+from metarl_agents.targets import PolyakTarget
+from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.transitions import Transitions
+
+
+@dataclass(frozen=True)
+class TD3Config(DeterministicConfig):
+    """Configuration of TD3; the defaults are those of MQL's released code for MetaHalfCheetah-Vel."""
+
+
+class TD3Policy(MetaPolicy):
+    """Deterministic actor pi(s). Conditionings: "random" and "exploring", which adds noise."""
+
+    def __init__(
+        self,
+        *,
+        actor: DeterministicActor,
+        exploration_noise: float,
+        action_space: Box,
+        observation_space: Box,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        self.actor = actor
+        self.exploration_noise = exploration_noise
+        self.at_random = False
+
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
+        """Notes whether actions are to be uniformly random.
+
+        Raises:
+            ValueError: for a conditioning this policy does not have.
+        """
+        if conditioning not in ("random", "exploring"):
+            raise ValueError(f"TD3 acts at 'random' or 'exploring', not {conditioning!r}")
+        self.at_random = conditioning == "random"
+
+    @torch.no_grad()
+    def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
+        """Actions (R, A), clipped to [-1, 1] after the noise."""
+        if self.at_random and not deterministic:
+            return self.uniform_actions(len(observations_RO))
+        actions_RA: Tensor = self.actor(observations_RO)
+        return actions_RA if deterministic else self.with_noise(actions_RA, self.exploration_noise)
+
+
+class TD3(MetaOffPolicyAlgorithm[TD3Policy]):
+    """Twin delayed deterministic policy gradient; see the module for the source."""
+
+    config_class: ClassVar[type[TD3Config]] = TD3Config
+    observe_task: ClassVar[bool] = False
+    loss_names = ("critic_loss", "target_value", "policy_value")
+
+    def __init__(
+        self, *, policy: TD3Policy, critics: TwinCritic, config: TD3Config, generator: torch.Generator
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            training_reward=config.training_reward,
+            report_every=config.updates_per_iteration,
+            generator=generator,
+        )
+        self.config = config
+        self.critics = critics
+        self.target_critics = PolyakTarget(critics, config.tau)
+        self.target_actor = PolyakTarget(policy.actor, config.tau)
+        factory = adam(config.learning_rate)
+        self.critic_optim = self._create_optimizer(critics, factory)
+        self.actor_optim = self._create_optimizer(policy.actor, factory)
+        self.updates = 0
+        self.policy_value = torch.zeros((), device=self.device)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TD3Config,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """Networks with fresh weights from the run's seed, on the device."""
+        observations, actions = observation_space.shape[0], action_space.shape[0]
+        weights = torch_stream(seed, "weights")
+        policy = TD3Policy(
+            actor=DeterministicActor(observations, config.hidden, actions, generator=weights),
+            exploration_noise=config.exploration_noise,
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=torch_stream(seed, "acting", device),
+        )
+        critics = twin_critic(observations + actions, config.hidden, generator=weights)
+        return cls(
+            policy=policy.to(device),
+            critics=critics.to(device),
+            config=config,
+            generator=torch_stream(seed, "update", device),
+        )
+
+    @staticmethod
+    def schedule(config: TD3Config) -> Schedule:
+        """Random actions on every task, then episodes with exploration noise."""
+        return config.schedule()
+
+    def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int:
+        """See `DeterministicConfig.small_buffer`."""
+        return self.config.gradient_steps(buffer, collected)
+
+    def begin_updates(self) -> None:
+        """The delay of the actor starts anew after each collection, with a step of the actor."""
+        self.updates = 0
+
+    def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Transitions:
+        """Transitions drawn uniformly from all tasks' data."""
+        return self.transitions(buffer, buffer.sample_indices(batch_size))
+
+    def gradient_step(self, data: Transitions) -> dict[str, Tensor]:
+        """One step of the critics, and at every `policy_every`-th call of everything else."""
+        config = self.config
+        # y = r + gamma (1 - d) min Q'(s', clip(pi'(s') + clip(eps))).
+        with torch.no_grad():
+            next_action_BA = smoothed_action(
+                self.target_actor(data.obs_next),
+                config.target_noise,
+                config.target_noise_clip,
+                self.generator,
+            )
+            next_value_B = self.target_critics.network.minimum(torch.cat((data.obs_next, next_action_BA), -1))
+            target_B = twin_target(data.reward, data.terminated, next_value_B, config.gamma)
+        critic_loss = twin_loss(self.critics, torch.cat((data.obs, data.act), -1), target_B)
+        self.critic_optim.step(critic_loss)
+
+        if self.updates % config.policy_every == 0:
+            # Deterministic policy gradient through the first critic, then all slow networks.
+            actor_loss = policy_loss(self.critics, torch.cat((data.obs, self.policy.actor(data.obs)), -1))
+            self.actor_optim.step(actor_loss)
+            self.target_critics.follow()
+            self.target_actor.follow()
+            self.policy_value = -actor_loss.detach()
+        self.updates += 1
+        return {
+            "critic_loss": critic_loss,
+            "target_value": target_B.mean(),
+            "policy_value": self.policy_value,
+        }
+
+    def trial_agent(self) -> MemorylessAgent:
+        """The trained agent as `metarl_envs.evaluation` drives it."""
+        return MemorylessAgent(self.policy)

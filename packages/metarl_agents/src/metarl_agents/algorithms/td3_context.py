@@ -1,0 +1,384 @@
+"""TD3-context: TD3 on observations and a recurrent context of the episode so far.
+
+The meta-training of Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, sections 3.1 and 4.2): plain TD3 on a
+pool of all tasks' transitions, eq. 15, whose actor and critics see the last hidden state of a gated
+recurrent unit over the episode's last actions, rewards and observations. Actor, critics and their slow
+copies have a unit each, trained by their own losses; both critics share one. The context never spans
+episodes. `metarl_agents.history` says what a window holds and where that differs from the released code.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from tianshou.algorithm.algorithm_base import Algorithm
+from tianshou.data import CollectStats
+from torch import Tensor, nn
+
+from metarl_agents.collector import Schedule
+from metarl_agents.deterministic_value import (
+    DeterministicActor,
+    DeterministicConfig,
+    policy_loss,
+    smoothed_action,
+    twin_critic,
+    twin_loss,
+    twin_target,
+)
+from metarl_agents.gru import RollingContext, WindowGRU, last_states
+from metarl_agents.history import (
+    History,
+    as_tensor,
+    draw_history,
+    entries_of,
+    entry_size,
+    first_entries,
+)
+from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.optimisers import adam
+from metarl_agents.policies import MetaPolicy
+from metarl_agents.seeding import torch_stream
+from metarl_agents.targets import PolyakTarget
+from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.transitions import Transitions
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation import Transition, Trial
+
+
+@dataclass(frozen=True)
+class TD3ContextConfig(DeterministicConfig):
+    """Configuration of TD3-context; the defaults are the released code's for MetaHalfCheetah-Vel.
+
+    Attributes:
+        history_length: entries of a window in training and, unless unbounded, in acting.
+        context_size: width of the context.
+        unbounded_evaluation: whether the context sees the whole episode in evaluation.
+    """
+
+    history_length: int = 20
+    context_size: int = 15
+    unbounded_evaluation: bool = False
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (*DeterministicConfig.may_be_zero, "unbounded_evaluation")
+
+
+class ContextBatch(NamedTuple):
+    """What one gradient step consumes.
+
+    Attributes:
+        transitions: B transitions.
+        history: what came before each of them.
+    """
+
+    transitions: Transitions
+    history: History
+
+
+class ContextActor(nn.Module):
+    """pi(s, z) with its own unit for z."""
+
+    def __init__(self, gru: WindowGRU, head: DeterministicActor) -> None:
+        super().__init__()
+        self.gru = gru
+        self.head = head
+
+    def forward(self, obs_BO: Tensor, context_BC: Tensor) -> Tensor:
+        """Actions (B, A)."""
+        actions_BA: Tensor = self.head(torch.cat((obs_BO, context_BC), -1))
+        return actions_BA
+
+
+class ContextCritic(nn.Module):
+    """Q1(s, a, z) and Q2(s, a, z), which share one unit for z."""
+
+    def __init__(self, inputs: int, entry: int, config: TD3ContextConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.gru = WindowGRU(entry, config.context_size, generator=generator)
+        self.twins = twin_critic(inputs + config.context_size, config.hidden, generator=generator)
+
+
+class TD3ContextPolicy(MetaPolicy):
+    """Recurrent deterministic actor. Conditionings: "random" and "exploring", which adds noise."""
+
+    def __init__(
+        self,
+        *,
+        actor: ContextActor,
+        config: TD3ContextConfig,
+        action_space: Box,
+        observation_space: Box,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        self.actor = actor
+        self.config = config
+        self.at_random = False
+        self.memory: RollingContext | None = None
+        self.context_RC = torch.zeros(0, config.context_size)
+
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
+        """Empties the memory.
+
+        Raises:
+            ValueError: for a conditioning this policy does not have.
+        """
+        if conditioning not in ("random", "exploring"):
+            raise ValueError(f"TD3-context acts at 'random' or 'exploring', not {conditioning!r}")
+        self.at_random = conditioning == "random"
+        self.begin_episodes(len(tasks_R), self.config.history_length)
+
+    def begin_episodes(self, count: int, length: int | None) -> None:
+        """Empties the memory for episodes that begin.
+
+        Args:
+            count: number of episodes R.
+            length: entries that the context sees; None for all.
+        """
+        self.memory = RollingContext(self.actor.gru, count, length)
+
+    @torch.no_grad()
+    def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
+        """Actions (R, A) after what was observed, clipped to [-1, 1] after the noise.
+
+        Raises:
+            RuntimeError: before `begin_rollouts`.
+        """
+        if self.memory is None:
+            raise RuntimeError("a recurrent policy acts in rollouts: call begin_rollouts first")
+        if not self.memory.pushed:
+            shape = (len(observations_RO), self.action_space.shape[0])
+            noise_RA = torch.randn(shape, generator=self.generator, device=observations_RO.device)
+            entry = first_entries(observations_RO, noise_RA, self.config.exploration_noise)
+            self.context_RC = self.memory.push(entry)
+        if self.at_random and not deterministic:
+            return self.uniform_actions(len(observations_RO))
+        context_RC = self.context_RC if rows is None else self.context_RC[torch.as_tensor(rows)]
+        actions_RA: Tensor = self.actor(observations_RO, context_RC)
+        return actions_RA if deterministic else self.with_noise(actions_RA, self.config.exploration_noise)
+
+    def observe(self, observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> None:
+        """Takes the step into the context."""
+        assert self.memory is not None
+        self.context_RC = self.memory.push(entries_of(observations_RO, actions_RA, rewards_R))
+
+
+class ContextNetworks(nn.Module):
+    """Critics and slow copies; the actor is the policy's."""
+
+    def __init__(self, actor: ContextActor, critic: ContextCritic, tau: float) -> None:
+        super().__init__()
+        self.critic = critic
+        self.target_actor = PolyakTarget(actor, tau)
+        self.target_critic = PolyakTarget(critic, tau)
+
+
+class TD3Context(MetaOffPolicyAlgorithm[TD3ContextPolicy]):
+    """TD3 whose actor and critics see a recurrent context; see the module for the source."""
+
+    config_class: ClassVar[type[TD3ContextConfig]] = TD3ContextConfig
+    observe_task: ClassVar[bool] = False
+    loss_names = ("critic_loss", "target_value", "policy_value")
+
+    def __init__(
+        self,
+        *,
+        policy: TD3ContextPolicy,
+        networks: ContextNetworks,
+        config: TD3ContextConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            training_reward=config.training_reward,
+            report_every=config.updates_per_iteration,
+            generator=generator,
+        )
+        self.config = config
+        self.networks = networks
+        factory = adam(config.learning_rate)
+        self.critic_optim = self._create_optimizer(networks.critic, factory)
+        self.actor_optim = self._create_optimizer(policy.actor, factory)
+        self.updates = 0
+        self.policy_value = torch.zeros((), device=self.device)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: TD3ContextConfig,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """Networks with fresh weights from the run's seed, on the device."""
+        observations, actions = observation_space.shape[0], action_space.shape[0]
+        weights = torch_stream(seed, "weights")
+        entry = entry_size(observations, actions)
+        gru = WindowGRU(entry, config.context_size, generator=weights)
+        head = DeterministicActor(
+            observations + config.context_size, config.hidden, actions, generator=weights
+        )
+        policy = TD3ContextPolicy(
+            actor=ContextActor(gru, head),
+            config=config,
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=torch_stream(seed, "acting", device),
+        ).to(device)
+        critic = ContextCritic(observations + actions, entry, config, weights).to(device)
+        return cls(
+            policy=policy,
+            networks=ContextNetworks(policy.actor, critic, config.tau),
+            config=config,
+            generator=torch_stream(seed, "update", device),
+        )
+
+    @staticmethod
+    def schedule(config: TD3ContextConfig) -> Schedule:
+        """Random actions on every task, then episodes with exploration noise."""
+        return config.schedule()
+
+    def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int:
+        """See `DeterministicConfig.small_buffer`."""
+        return self.config.gradient_steps(buffer, collected)
+
+    def begin_updates(self) -> None:
+        """The delay of the actor starts anew after each collection, with a step of the actor."""
+        self.updates = 0
+
+    def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> ContextBatch:
+        """Transitions drawn uniformly from all tasks' data, with their histories."""
+        return self.batch(buffer, buffer.sample_indices(batch_size))
+
+    def batch(self, buffer: TaskReplayBuffer, rows_B: IntArray) -> ContextBatch:
+        """The transitions in these rows with their histories."""
+        history = draw_history(
+            buffer,
+            rows_B,
+            self.config.history_length,
+            noise=self.config.exploration_noise,
+            generator=self.generator,
+        )
+        return ContextBatch(self.transitions(buffer, rows_B), history)
+
+    def gradient_step(self, data: ContextBatch) -> dict[str, Tensor]:
+        """One step of the critics, and at every `policy_every`-th call of everything else."""
+        return self.step(data, self.critic_optim, self.actor_optim)
+
+    def step(
+        self,
+        data: ContextBatch,
+        critic_optim: Algorithm.Optimizer,
+        actor_optim: Algorithm.Optimizer,
+        weights_B: Tensor | None = None,
+        critic_penalty: Any = None,
+        actor_penalty: Any = None,
+    ) -> dict[str, Tensor]:
+        """The update rule; weights and penalties are for what adapts with it.
+
+        Args:
+            data: the batch.
+            critic_optim: optimiser of the critics and their unit.
+            actor_optim: optimiser of the actor and its unit.
+            weights_B: weights of the transitions' losses.
+            critic_penalty: called for a scalar to add to the critics' loss.
+            actor_penalty: called for a scalar to add to the actor's loss.
+        """
+        config, networks, actor = self.config, self.networks, self.policy.actor
+        batch, history = data
+        # y = r + gamma (1 - d) min Q'(s', a', z'_Q), a' = clip(pi'(s', z'_pi) + clip(eps)). The slow
+        # units see the history after the step, and roll side by side.
+        slow_actor, slow_critic = networks.target_actor.network, networks.target_critic.network
+        with torch.no_grad():
+            actor_context_BC, critic_context_BC = last_states(
+                [slow_actor.gru, slow_critic.gru], *history.after
+            )
+            next_action_BA = smoothed_action(
+                slow_actor(batch.obs_next, actor_context_BC),
+                config.target_noise,
+                config.target_noise_clip,
+                self.generator,
+            )
+            next_value_B = slow_critic.twins.minimum(
+                torch.cat((batch.obs_next, next_action_BA, critic_context_BC), -1)
+            )
+            target_B = twin_target(batch.reward, batch.terminated, next_value_B, config.gamma)
+        # TD^2, eq. 15, with z from the history before the step.
+        context_BC = networks.critic.gru(*history.before)
+        critic_loss = twin_loss(
+            networks.critic.twins, torch.cat((batch.obs, batch.act, context_BC), -1), target_B, weights_B
+        )
+        critic_optim.step(critic_loss if critic_penalty is None else critic_loss + critic_penalty())
+
+        if self.updates % config.policy_every == 0:
+            # Deterministic policy gradient, eq. 6. The critics' context takes part as a number.
+            with torch.no_grad():
+                context_BC = networks.critic.gru(*history.before)
+            action_BA = actor(batch.obs, actor.gru(*history.before))
+            actor_loss = policy_loss(
+                networks.critic.twins, torch.cat((batch.obs, action_BA, context_BC), -1), weights_B
+            )
+            actor_optim.step(actor_loss if actor_penalty is None else actor_loss + actor_penalty())
+            networks.target_critic.follow()
+            networks.target_actor.follow()
+            self.policy_value = -actor_loss.detach()
+        self.updates += 1
+        return {
+            "critic_loss": critic_loss,
+            "target_value": target_B.mean(),
+            "policy_value": self.policy_value,
+        }
+
+    def trial_agent(self) -> "TD3ContextAgent":
+        """The trained agent as `metarl_envs.evaluation` drives it."""
+        return TD3ContextAgent(self.policy)
+
+
+class TD3ContextAgent:
+    """Acts on the episode so far; nothing is kept from one episode of a trial to the next.
+
+    Deterministic, but for scored episodes where the protocol wants them sampled.
+    """
+
+    observe_task = False
+
+    def __init__(self, policy: TD3ContextPolicy) -> None:
+        self.policy = policy
+        self.length = None if policy.config.unbounded_evaluation else policy.config.history_length
+
+    def begin_trial(self, trial: "Trial") -> None:
+        """Seeds the policy for the trial."""
+        self.trial = trial
+        self.finished_episodes = 0
+        policy = self.policy
+        policy.generator = torch_stream(trial.seed, "trial", policy.generator.device)
+        policy.at_random = False
+        policy.begin_episodes(trial.num_tasks, self.length)
+
+    def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (T, A) for observations (T, O)."""
+        scored = self.finished_episodes >= self.trial.adaptation_episodes
+        tensor = as_tensor(observations, self.policy.generator.device)
+        deterministic = self.trial.deterministic or not scored
+        actions = self.policy.act(tensor, None, deterministic=deterministic)
+        result: NDArray[np.float32] = actions.cpu().numpy()
+        return result
+
+    def observe(self, transition: "Transition") -> None:
+        """Takes the step into the context."""
+        device = self.policy.generator.device
+        self.policy.observe(
+            as_tensor(transition.observation, device),
+            as_tensor(transition.action, device),
+            as_tensor(transition.reward, device),
+        )
+
+    def end_episode(self) -> None:
+        """The next episode starts without a past."""
+        self.finished_episodes += 1
+        self.policy.begin_episodes(self.trial.num_tasks, self.length)

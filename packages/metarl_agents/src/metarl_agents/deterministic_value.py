@@ -1,0 +1,126 @@
+"""Twin delayed deterministic policy gradient: configuration, networks and losses of the agents built on it.
+
+Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477) as Meta-Q-Learning's released code has it. Each
+agent's own file states the order of its steps and what its networks see.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from tianshou.data import CollectStats
+from torch import Tensor, nn
+
+from metarl_agents.collector import Schedule, Stage
+from metarl_agents.config import OffPolicyConfig
+from metarl_agents.networks import TwinCritic, mlp
+from metarl_agents.task_buffer import TaskReplayBuffer
+
+
+@dataclass(frozen=True)
+class DeterministicConfig(OffPolicyConfig):
+    """What every agent built on TD3 is told besides; defaults are MQL's for MetaHalfCheetah-Vel.
+
+    Attributes:
+        steps_per_task: steps collected on each visited task; the episode that reaches them is
+            finished, so 1 is one episode.
+        initial_cut: most steps of an episode of uniformly random actions before training, whose
+            end then counts as a time limit; 0 for whole episodes.
+        exploration_noise: standard deviation of the noise on actions while collecting.
+        target_noise: standard deviation of the noise on the target's actions.
+        target_noise_clip: bound of that noise.
+        policy_every: critic steps per step of the actor and of the slow networks.
+        small_buffer: as long as fewer transitions are stored, an iteration makes as many gradient
+            steps as its mean episode is long, whatever `updates_per_iteration` says; 0 for never.
+    """
+
+    initial_steps: int = 500
+    tasks_per_iteration: int = 1
+    updates_per_iteration: int = 200
+    num_simulations: int = 20
+    capacity_per_task: int = 10_000
+    hidden: tuple[int, ...] = (300, 300)
+    learning_rate: float = 1e-3
+    steps_per_task: int = 1
+    initial_cut: int = 50
+    exploration_noise: float = 0.3
+    target_noise: float = 0.3
+    target_noise_clip: float = 0.5
+    policy_every: int = 2
+    small_buffer: int = 100_000
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (
+        *OffPolicyConfig.may_be_zero,
+        "initial_cut",
+        "exploration_noise",
+        "target_noise",
+        "target_noise_clip",
+        "small_buffer",
+    )
+
+    def schedule(self) -> Schedule:
+        """Random actions on every task, then episodes of the visited tasks with exploration noise."""
+        cut = self.initial_cut or None
+        return Schedule(
+            initial=(Stage(self.initial_steps, "random", to_context=False, cut=cut),),
+            iteration=(Stage(self.steps_per_task, "exploring", to_context=False),),
+        )
+
+    def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int:
+        """Gradient steps after a collection; at least one."""
+        if len(buffer) < self.small_buffer:
+            mean_length: float = collected.n_collected_steps / collected.n_collected_episodes
+            return max(1, round(mean_length))
+        return self.updates_per_iteration
+
+
+class DeterministicActor(nn.Module):
+    """Perceptron with a tanh, for actions in (-1, 1); weights start as PyTorch starts them."""
+
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], actions: int, *, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.network = mlp(inputs, hidden, actions, generator=generator, last_bound=None, hidden_bias=None)
+
+    def forward(self, inputs_BI: Tensor) -> Tensor:
+        """Actions (B, A)."""
+        actions_BA: Tensor = self.network(inputs_BI)
+        return actions_BA.tanh()
+
+
+def twin_critic(inputs: int, hidden: Sequence[int], *, generator: torch.Generator) -> TwinCritic:
+    """Two critics whose weights start as PyTorch starts them."""
+    return TwinCritic(inputs, hidden, generator=generator, last_bound=None, hidden_bias=None)
+
+
+def smoothed_action(action_BA: Tensor, noise: float, clip: float, generator: torch.Generator) -> Tensor:
+    """Target policy smoothing: clip(a + clip(eps, -c, c), -1, 1) with eps ~ N(0, noise^2).
+
+    The outer clip matters: without it the critic is asked about actions that cannot be taken.
+    """
+    eps_BA = torch.randn(action_BA.shape, generator=generator, device=action_BA.device)
+    return (action_BA + (eps_BA * noise).clamp_(-clip, clip)).clamp_(-1.0, 1.0)
+
+
+def twin_target(reward_B: Tensor, terminated_B: Tensor, next_value_B: Tensor, gamma: float) -> Tensor:
+    """Y = r + gamma (1 - d) min(Q1', Q2')."""
+    return reward_B + gamma * (1.0 - terminated_B) * next_value_B
+
+
+def twin_loss(
+    critics: TwinCritic, inputs_BX: Tensor, target_B: Tensor, weights_B: Tensor | None = None
+) -> Tensor:
+    """L_Q = mean w ((Q1 - y)^2 + (Q2 - y)^2), w = 1 where no weights are given."""
+    first_B, second_B = critics(inputs_BX)
+    squares_B: Tensor = (first_B - target_B).square() + (second_B - target_B).square()
+    return (squares_B if weights_B is None else squares_B * weights_B).mean()
+
+
+def policy_loss(critics: TwinCritic, inputs_BX: Tensor, weights_B: Tensor | None = None) -> Tensor:
+    """L_pi = -mean w Q1(s, pi(s)); the critic passes gradient to the action and collects none."""
+    critics.requires_grad_(False)
+    value_B: Tensor = critics.first(inputs_BX).squeeze(-1)
+    critics.requires_grad_(True)
+    return -(value_B if weights_B is None else value_B * weights_B).mean()
