@@ -1,7 +1,7 @@
 """TD3-context's update as one would first write it in PyTorch: the reference that ours is timed against.
 
-The same mathematics and the same weights as `metarl_agents.algorithms.td3_context`: four `torch.nn.GRU`, default
-Adam, a Polyak loop over parameters.
+The same mathematics and the same weights as `metarl_agents.algorithms.td3_context`: four `torch.nn.GRU`,
+default Adam, a Polyak loop over parameters.
 """
 
 from __future__ import annotations

@@ -361,7 +361,7 @@ def test_bad_requests_are_one_clear_error(protocol, arguments, message):
 def test_an_environment_without_a_time_limit_is_an_error():
     family = fake_family()
     family.horizon = HORIZON - 1
-    with pytest.raises(RuntimeError, match="1 of 3 episodes went on beyond the horizon of 5"):
+    with pytest.raises(RuntimeError, match="1 of 3 episodes went on beyond the time limit of 5"):
         evaluate(ZeroAgent(), family, Protocol(), make_vector_env=FakeVectorEnv)
 
 

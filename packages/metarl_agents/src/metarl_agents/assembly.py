@@ -120,7 +120,7 @@ def assemble(
     algorithm_class = find_agent(agent).load()
     family = metarl_envs.family(env_id)
     tasks = family.tasks("train")
-    info_keys = () if config.training_reward == "reward" else (config.training_reward,)
+    info_keys = config.info_keys
     venv = metarl_envs.MetaVectorEnv(
         env_id,
         config.num_simulations,
@@ -144,13 +144,8 @@ def assemble(
         seed=seed,
         device=device,
     )
-    buffer = TaskReplayBuffer(
-        len(tasks),
-        config.capacity_per_task,
-        box_width(venv.single_observation_space),
-        box_width(venv.single_action_space),
-        generator=numpy_stream(seed, "buffer"),
-        info_keys=info_keys,
+    buffer = replay_buffer(
+        config, len(tasks), venv.single_observation_space, venv.single_action_space, seed=seed
     )
     collector = MetaCollector(
         policy=algorithm.policy,
@@ -163,6 +158,20 @@ def assemble(
         generator=numpy_stream(seed, "collector"),
     )
     return Assembly(algorithm, collector, buffer, env, config)
+
+
+def replay_buffer(
+    config: OffPolicyConfig, tasks: int, observation_space: Any, action_space: Any, *, seed: int
+) -> TaskReplayBuffer:
+    """An empty buffer for runs with this configuration, with the run's own stream of random numbers."""
+    return TaskReplayBuffer(
+        tasks,
+        config.capacity_per_task,
+        box_width(observation_space),
+        box_width(action_space),
+        generator=numpy_stream(seed, "buffer"),
+        info_keys=config.info_keys,
+    )
 
 
 @contextmanager

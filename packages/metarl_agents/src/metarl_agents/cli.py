@@ -113,12 +113,16 @@ def evaluate(
     run_dir: RunDirectory,
     split: Annotated[str, typer.Option(help="Tasks to evaluate on: train, test or ood.")] = "test",
     protocol: Annotated[
-        str, typer.Option(help="pearl, mql, maml, promp, rl2, tesp, iwpa or slbo.")
+        str, typer.Option(help="pearl, mql, mql_1200, mql_800, maml, promp, rl2, tesp, iwpa or slbo.")
     ] = "pearl",
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: the protocol's).")
     ] = None,
     device: Device = "cpu",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change how the agent adapts; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
     threads: Threads = 1,
 ) -> None:
     """Evaluate a run's agent on held-out tasks; writes a report (JSON) and a plot (PNG) into the run.
@@ -127,13 +131,34 @@ def evaluate(
     oracle, on the same tasks and seeds.
     """
     from metarl_agents import run
+    from metarl_agents.monitoring import find_protocol
 
     chosen = None if seeds is None else _integers("seeds", seeds)
     report = run.evaluate_run(
-        run_dir, split=split, protocol=protocol, seeds=chosen, device=device, threads=threads
+        run_dir,
+        split=split,
+        protocol=protocol,
+        seeds=chosen,
+        device=device,
+        overrides=overrides or [],
+        threads=threads,
     )
     print(report.summary())
-    print(f"written: {run_dir}/report_{split}_{protocol}.json and .png")
+    stem = run.report_stem(split, find_protocol(protocol), overrides or [])
+    print(f"written: {run_dir}/report_{stem}.json and .png")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A report (JSON).", metavar="REPORT")],
+    second: Annotated[Path, typer.Argument(help="Another on the same tasks and seeds.", metavar="REPORT")],
+) -> None:
+    """Compare two reports task by task: the difference of their scores with an interval."""
+    from metarl_envs.evaluation import Report
+    from metarl_envs.evaluation import compare as compare_reports
+
+    names = (str(first), str(second))
+    print(compare_reports(Report.from_json(first), Report.from_json(second), names=names))
 
 
 @app.command()
@@ -145,11 +170,12 @@ def plot(
     """Plot runs together: the learning curve, and the adaptation curves of their reports."""
     from metarl_agents.config import ConfigError, unknown
     from metarl_agents.curves import plot_learning
-    from metarl_agents.metrics import GLOSSARY
+    from metarl_agents.metrics import EVALUATION_GLOSSARY, GLOSSARY
     from metarl_envs.evaluation import Report, plot_adaptation
 
-    if metric not in GLOSSARY:
-        raise ConfigError(unknown("metric", metric, GLOSSARY))
+    known = GLOSSARY | EVALUATION_GLOSSARY
+    if metric not in known:
+        raise ConfigError(unknown("metric", metric, known))
     learning = out / "learning.png"
     plot_learning(run_dirs, learning, metric=metric)
     print(learning)

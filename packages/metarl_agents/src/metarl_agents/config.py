@@ -33,9 +33,10 @@ class OffPolicyConfig:
         gamma: discount per step.
         tau: Polyak step of slow networks.
         checkpoint_every: iterations between checkpoints; the last one is always saved.
-        evaluate_every: iterations between evaluations on the test tasks, each of which saves a
+        evaluate_every: iterations between evaluations while training, each of which saves a
             checkpoint first; 0 for none.
-        evaluation_protocol: name of the protocol of those evaluations.
+        evaluation_protocols: names of the protocols of those evaluations.
+        evaluation_split: the tasks they run on.
     """
 
     total_env_steps: int = 1_000_000
@@ -52,10 +53,15 @@ class OffPolicyConfig:
     tau: float = 0.005
     checkpoint_every: int = 1
     evaluate_every: int = 0
-    evaluation_protocol: str = "pearl"
+    evaluation_protocols: tuple[str, ...] = ("pearl",)
+    evaluation_split: str = "test"
 
     #: Fields that may be zero; every other number must be positive.
     may_be_zero: ClassVar[tuple[str, ...]] = ("evaluate_every",)
+    #: Fields that may be negative.
+    may_be_negative: ClassVar[tuple[str, ...]] = ()
+    #: Fields that an evaluation may change, because training does not depend on them.
+    evaluation_keys: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -63,6 +69,8 @@ class OffPolicyConfig:
             numbers = value if isinstance(value, tuple) else (value,)
             for number in numbers:
                 if isinstance(number, str):
+                    continue
+                if field.name in self.may_be_negative and math.isfinite(number):
                     continue
                 if not math.isfinite(number) or number < 0:
                     raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
@@ -86,6 +94,11 @@ class OffPolicyConfig:
         return dataclasses.replace(
             self, **{name: coerce(name, value, types[name]) for name, value in values.items()}
         )
+
+    @property
+    def info_keys(self) -> tuple[str, ...]:
+        """Info entries that are stored with every transition."""
+        return () if self.training_reward == "reward" else (self.training_reward,)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values of all fields."""

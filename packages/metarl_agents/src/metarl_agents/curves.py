@@ -5,26 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from metarl_agents.monitoring import FILE
 from metarl_agents.run import RunError, read_description
 from metarl_envs.files import atomic_path
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def read_metrics(run_dir: Path) -> list[Mapping[str, float]]:
-    """Returns the records of a run's `metrics.jsonl`, one per iteration.
+def read_metrics(run_dir: Path, file: str = "metrics.jsonl") -> list[Mapping[str, Any]]:
+    """Returns the records of a run, one per iteration, or per evaluation and protocol.
 
     Raises:
         RunError: there is none yet.
     """
-    path = run_dir / "metrics.jsonl"
+    path = run_dir / file
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if not records:
-        raise RunError(f"{run_dir} has no finished iteration to plot")
+        raise RunError(f"{run_dir} has nothing to plot yet: {file} is missing or empty")
     return records
 
 
@@ -34,7 +36,8 @@ def plot_learning(run_dirs: Sequence[Path], path: Path, *, metric: str) -> None:
     Args:
         run_dirs: directories of runs.
         path: the PNG to write, whole or not at all.
-        metric: a column of `metrics.jsonl`, see `metarl_agents.metrics.GLOSSARY`.
+        metric: a column of `metrics.jsonl` or, if it starts with "evaluate/", of
+            `evaluations.jsonl`; see `metarl_agents.metrics`.
 
     Raises:
         RunError: a directory is not a run, has no iteration yet, or does not log the metric.
@@ -47,13 +50,20 @@ def plot_learning(run_dirs: Sequence[Path], path: Path, *, metric: str) -> None:
     for run_dir in run_dirs:
         description, _ = read_description(run_dir)
         label = f"{description['agent']} ({description['preset']})"
-        first = label not in colours
-        colour = colours.setdefault(label, _COLOURS[len(colours) % len(_COLOURS)])
         families.append(description["env_id"])
-        points = [(r["env_steps"], r[metric]) for r in read_metrics(run_dir) if metric in r]
-        if not points:
+        records = read_metrics(run_dir, FILE if metric.startswith("evaluate/") else "metrics.jsonl")
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for record in records:
+            if metric in record:
+                line = lines.setdefault(record.get("protocol", ""), [])
+                line.append((record["env_steps"], record[metric]))
+        if not lines:
             raise RunError(f"{run_dir} does not log {metric!r}")
-        axes.plot(*zip(*points, strict=True), color=colour, label=label if first else None)
+        for protocol, points in lines.items():
+            name = f"{label}, {protocol}" if protocol else label
+            first = name not in colours
+            colour = colours.setdefault(name, _COLOURS[len(colours) % len(_COLOURS)])
+            axes.plot(*zip(*points, strict=True), color=colour, label=name if first else None)
     axes.set_xlabel("environment steps")
     axes.set_ylabel(metric)
     axes.set_title(", ".join(sorted(set(families))))

@@ -85,20 +85,20 @@ def last_states(grus: Sequence[WindowGRU], window_SBI: Tensor, valid_SB: Tensor 
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     weights = [torch.stack([getattr(gru, name) for gru in grus]) for name in names]
     rolled = _roll(window_SBI, valid_SB, weights[0], weights[1], weights[2], weights[3], keep=False)
-    return [state_CB.T for state_CB in rolled.last_GCB]
+    return [state_CB.T for state_CB in rolled.last]
 
 
 class _Rolled(NamedTuple):
     """What a roll leaves, with G networks and features before steps and batch.
 
     Attributes:
-        last_GCB: last hidden states.
+        last: last hidden states.
         gates: reset and update gates and `s` (G, 3C, S, B); see `_roll`.
         products: recurrent products (S, G, 3C, B), of one step only where nothing is kept.
         halves: all `g` (G, C + 1, S + 1, B), the last row ones; of one step where nothing is kept.
     """
 
-    last_GCB: Tensor
+    last: Tensor
     gates: Tensor
     products: Tensor
     halves: Tensor
@@ -174,7 +174,7 @@ class _Roll(torch.autograd.Function):
         weights = (w[None] for w in (weight_ih, weight_hh, bias_ih, bias_hh))
         rolled = _roll(window_SBI, valid_SB, *weights, keep=True)
         ctx.save_for_backward(window_SBI, weight_hh, rolled.gates[0], rolled.products[:, 0], rolled.halves[0])
-        return rolled.last_GCB[0]
+        return rolled.last[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable

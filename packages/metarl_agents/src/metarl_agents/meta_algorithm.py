@@ -81,6 +81,8 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
 
     #: Names of the scalars `gradient_step` returns.
     loss_names: ClassVar[tuple[str, ...]]
+    #: Whether `trial_agent` is to be handed the replay buffer.
+    needs_replay: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ GLOSSARY: dict[str, str] = {
     "collect/return_random": "mean return of the episodes of uniformly random actions",
     "collect/return_exploring": "mean return of the episodes with exploration noise or sampled actions",
     "update/critic_loss": "sum of both critics' mean squared errors, scaled rewards",
+    "update/temperature": "entropy coefficient alpha before the gradient step",
     "update/target_value": "mean of the critics' targets",
     "update/policy_value": "mean of Q1(s, pi(s)) at the last step of the actor",
     "update/value_loss": "mean squared error of the value network, scaled rewards",
@@ -32,4 +33,22 @@ TIMING_GLOSSARY: dict[str, str] = {
     "seconds": "wall-clock seconds since the process started or resumed the run",
     "seconds_collect": "of these, seconds spent collecting",
     "seconds_update": "of these, seconds spent in gradient steps",
+}
+
+#: Columns of evaluations.jsonl, one line per evaluation and protocol while training.
+EVALUATION_GLOSSARY: dict[str, str] = {
+    "iteration": "meta-iterations finished",
+    "env_steps": "environment steps of training so far",
+    "protocol": "name of the protocol",
+    "evaluate/return": "IQM over tasks of the scored episodes' return",
+    "evaluate/return_low": "lower end of its 95 % bootstrap interval",
+    "evaluate/return_high": "upper end",
+    "evaluate/first_return": "IQM over tasks of the trial's first episode",
+    "evaluate/success": "fraction of scored episodes with success at some step",
+    "evaluate/new_steps": "MQL: transitions of the new task, mean over tasks",
+    "evaluate/weight": "MQL: mean propensity weight beta of old data",
+    "evaluate/weight_used": "MQL: fraction of old data with a weight above the floor",
+    "evaluate/ess": "MQL: normalised effective sample size of old data",
+    "evaluate/proximal": "MQL: weight lambda of the proximal term",
+    "evaluate/distance": "MQL: squared distance of the adapted actor from the meta-trained one",
 }

@@ -48,6 +48,13 @@ AGENTS: dict[str, AgentEntry] = {
             tier="verified",
         ),
         AgentEntry(
+            name="sac",
+            class_path="metarl_agents.algorithms.sac:SAC",
+            title="Soft actor-critic over all tasks, without context",
+            reference="Haarnoja et al. 2018, arXiv:1812.05905",
+            tier="implemented",
+        ),
+        AgentEntry(
             name="td3",
             class_path="metarl_agents.algorithms.td3:TD3",
             title="Twin delayed deterministic policy gradient over all tasks, without context",
@@ -58,6 +65,13 @@ AGENTS: dict[str, AgentEntry] = {
             name="td3_context",
             class_path="metarl_agents.algorithms.td3_context:TD3Context",
             title="TD3 on a recurrent context of the episode's actions, rewards and observations",
+            reference="Fakoor et al. 2020, arXiv:1910.00125",
+            tier="implemented",
+        ),
+        AgentEntry(
+            name="mql",
+            class_path="metarl_agents.algorithms.mql:MQL",
+            title="TD3-context that adapts with propensity-weighted replay of its meta-training",
             reference="Fakoor et al. 2020, arXiv:1910.00125",
             tier="implemented",
         ),

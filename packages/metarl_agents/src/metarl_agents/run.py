@@ -17,19 +17,22 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.assembly import Assembly, assemble, torch_threads
+from metarl_agents.assembly import Assembly, assemble, replay_buffer, torch_threads
 from metarl_agents.checkpoint import (
     CheckpointError,
     newest_checkpoint,
     read_checkpoint,
     read_weights,
+    unprefixed,
     write_checkpoint,
 )
 from metarl_agents.config import ConfigError, OffPolicyConfig, load_config, parse_overrides
 from metarl_agents.logging import TrainingLogger
+from metarl_agents.monitoring import Monitor, diagnostics, find_protocol
 from metarl_agents.progress import RunProgress
 from metarl_agents.registry import find_agent
 from metarl_envs import evaluation
+from metarl_envs.files import atomic_path
 
 #: Distributions whose versions decide the numbers of a run.
 PACKAGES = (
@@ -144,15 +147,30 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     return _run(folder, description, config, progress)
 
 
-def load_agent(run_dir: str | Path, *, device: str = "cpu") -> Any:
+def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[str] = ()) -> Any:
     """The agent of a run's newest checkpoint, for `metarl_envs.evaluation.evaluate`.
+
+    Args:
+        run_dir: the run's directory.
+        device: where networks live.
+        overrides: `key=value` texts that change how the agent adapts; see `evaluation_keys` of its
+            configuration.
 
     Raises:
         RunError: when the directory is not a run.
         CheckpointError: when it has no checkpoint, or a damaged one.
+        ConfigError: for a key that an evaluation cannot change, or a bad value.
     """
     folder = Path(run_dir)
     description, config = read_description(folder)
+    changes = parse_overrides(overrides)
+    for key in changes:
+        if key not in config.evaluation_keys:
+            known = ", ".join(config.evaluation_keys) or "none"
+            raise ConfigError(
+                f"an evaluation of {description['agent']} cannot change {key!r}; it can change: {known}"
+            )
+    config = config.replace(changes)
     path = newest_checkpoint(folder / "checkpoints")
     if path is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
@@ -168,7 +186,17 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu") -> Any:
     )
     env.close()
     algorithm.load_network_state(read_weights(path))
-    return algorithm.trial_agent()
+    if not algorithm_class.needs_replay:
+        return algorithm.trial_agent()
+    buffer = replay_buffer(
+        config,
+        len(metarl_envs.family(description["env_id"]).tasks("train")),
+        env.single_observation_space,
+        env.single_action_space,
+        seed=description["seed"],
+    )
+    buffer.load_state_arrays(unprefixed("buffer", read_checkpoint(path).arrays))
+    return algorithm.trial_agent(buffer)
 
 
 def evaluate_run(
@@ -179,10 +207,14 @@ def evaluate_run(
     seeds: Sequence[int] | None = None,
     references: bool = True,
     device: str = "cpu",
+    overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
     threads: int = 1,
 ) -> evaluation.Report:
     """Evaluates a run's agent and writes `report_<split>_<protocol>.json` and `.png` beside it.
+
+    Overrides become part of the files' names. An agent that says what its adaptation did has that
+    written to `adaptation_<split>_<protocol>.json`.
 
     Args:
         run_dir: the run's directory.
@@ -191,11 +223,12 @@ def evaluate_run(
         seeds: repetitions in place of the protocol's.
         references: whether to add the zero-action, random and scripted references.
         device: where networks live.
+        overrides: `key=value` texts that change how the agent adapts; see `load_agent`.
         progress: called with episodes done and to do.
         threads: threads of PyTorch and of the simulator.
 
     Raises:
-        ConfigError: for an unknown protocol.
+        ConfigError: for an unknown protocol, or an override that an evaluation cannot make.
         RunError: when the directory is not a run.
         CheckpointError: when it has no usable checkpoint.
     """
@@ -208,8 +241,9 @@ def evaluate_run(
     chosen = evaluation.Protocol.from_dict(chosen.to_dict() | changes)
     family, arguments = description["env_id"], {"num_threads": threads}
     with torch_threads(threads):
+        agent = load_agent(folder, device=device, overrides=overrides)
         report = evaluation.evaluate(
-            load_agent(folder, device=device),
+            agent,
             family,
             chosen,
             env_arguments=arguments,
@@ -219,20 +253,18 @@ def evaluate_run(
         if references:
             others = evaluation.reference_reports(family, chosen, env_arguments=arguments)
             report = report.with_references(others)
-    stem = f"report_{split}_{chosen.name or 'protocol'}"
-    report.to_json(folder / f"{stem}.json")
-    evaluation.plot_adaptation(report, folder / f"{stem}.png")
+    stem = report_stem(split, chosen, overrides)
+    report.to_json(folder / f"report_{stem}.json")
+    evaluation.plot_adaptation(report, folder / f"report_{stem}.png")
+    if records := diagnostics(agent):
+        write_json(folder / f"adaptation_{stem}.json", {"records": records})
     return report
 
 
-def find_protocol(protocol: str | evaluation.Protocol) -> evaluation.Protocol:
-    """The protocol itself, or the preset of this name."""
-    if isinstance(protocol, evaluation.Protocol):
-        return protocol
-    if protocol not in evaluation.PROTOCOLS:
-        known = ", ".join(sorted(evaluation.PROTOCOLS))
-        raise ConfigError(f"unknown protocol {protocol!r}. Known: {known}")
-    return evaluation.PROTOCOLS[protocol]
+def report_stem(split: str, protocol: evaluation.Protocol, overrides: Sequence[str] = ()) -> str:
+    """What the names of an evaluation's files have in common."""
+    changes = (f"{key}-{value}" for key, value in sorted(parse_overrides(overrides).items()))
+    return "_".join((split, protocol.name or "protocol", *changes))
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], OffPolicyConfig]:
@@ -251,7 +283,8 @@ def read_description(folder: Path) -> tuple[dict[str, Any], OffPolicyConfig]:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes values as readable JSON."""
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def check_device(device: str) -> None:
@@ -333,12 +366,14 @@ def _run(folder: Path, description: dict[str, Any], config: OffPolicyConfig, pro
             threads=threads,
         )
         try:
-            return _train(folder, parts, signals, progress, started)
+            return _train(folder, description, parts, signals, progress, started)
         finally:
             parts.env.close()
 
 
-def _train(folder: Path, parts: Assembly, signals: _Signals, progress: bool, started: float) -> RunResult:
+def _train(
+    folder: Path, description: dict[str, Any], parts: Assembly, signals: _Signals, progress: bool, started: float
+) -> RunResult:
     config, checkpoints = parts.config, folder / "checkpoints"
     position, lines = (0, 0, 0), (0, 0)
     path = newest_checkpoint(checkpoints)
@@ -367,12 +402,25 @@ def _train(folder: Path, parts: Assembly, signals: _Signals, progress: bool, sta
         take_losses=parts.algorithm.means.take,
     )
 
+    monitor = Monitor(
+        folder,
+        description["env_id"],
+        config,
+        lambda: load_agent(folder, device=description["device"]),
+        iteration=position[0],
+        threads=description["threads"],
+    )
+
     def finished() -> bool:
         return logger.env_steps >= config.total_env_steps
 
     def save_checkpoint(iteration: int, env_steps: int, gradient_steps: int) -> str:
-        due = iteration % config.checkpoint_every == 0 or finished() or signals.stop
-        return save() if due else ""
+        evaluating = monitor.due(iteration, finished())
+        due = iteration % config.checkpoint_every == 0 or finished() or signals.stop or evaluating
+        written = save() if due else ""
+        if evaluating:
+            monitor.evaluate(iteration, env_steps)
+        return written
 
     def save() -> str:
         checkpoint = parts.state()
@@ -391,6 +439,8 @@ def _train(folder: Path, parts: Assembly, signals: _Signals, progress: bool, sta
     try:
         if path is None:
             save()
+        elif monitor.due(logger.iteration, finished()):
+            monitor.evaluate(logger.iteration, logger.env_steps)
         trainer = parts.algorithm.create_trainer(parts.trainer_params(logger, save_checkpoint))
         trainer.reset(reset_collectors=False)
         while not finished() and not signals.stop:

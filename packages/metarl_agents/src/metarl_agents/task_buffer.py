@@ -269,6 +269,17 @@ class TaskReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         age = self._uniform(tasks_T, sizes_T, batch_size, "context")
         return self._rows(tasks_T, age + (start_T - self.tail[tasks_T])[:, None])
 
+    def sample_recent_rows(self, tasks_T: IntArray, batch_size: int, last: int) -> IntArray:
+        """Rows (T, B) drawn uniformly with replacement from each task's `last` newest transitions.
+
+        Raises:
+            ValueError: when a task has none.
+        """
+        held_T = self.head[tasks_T] - self.tail[tasks_T]
+        sizes_T = np.minimum(held_T, last)
+        age = self._uniform(tasks_T, sizes_T, batch_size, "transitions")
+        return self._rows(tasks_T, age + (held_T - sizes_T)[:, None])
+
     def _uniform(self, tasks: IntArray, sizes: IntArray, count: int, what: str) -> IntArray:
         if np.any(sizes <= 0):
             raise ValueError(f"task {int(tasks[sizes <= 0][0])} has no {what} in the buffer yet")

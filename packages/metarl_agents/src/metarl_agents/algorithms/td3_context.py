@@ -1,10 +1,11 @@
 """TD3-context: TD3 on observations and a recurrent context of the episode so far.
 
-The meta-training of Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, sections 3.1 and 4.2): plain TD3 on a
-pool of all tasks' transitions, eq. 15, whose actor and critics see the last hidden state of a gated
-recurrent unit over the episode's last actions, rewards and observations. Actor, critics and their slow
-copies have a unit each, trained by their own losses; both critics share one. The context never spans
-episodes. `metarl_agents.history` says what a window holds and where that differs from the released code.
+The meta-training of Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, sections 3.1 and 4.2): plain
+TD3 on a pool of all tasks' transitions, eq. 15, whose actor and critics see the last hidden state of a
+gated recurrent unit over the episode's last actions, rewards and observations. Actor, critics and their
+slow copies have a unit each, trained by their own losses; both critics share one. The context never
+spans episodes. `metarl_agents.history` says what a window holds and where that differs from the
+released code.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
 from metarl_agents.transitions import Transitions
 
 if TYPE_CHECKING:
-    from metarl_envs.evaluation import Transition, Trial
+    from metarl_envs.evaluation import Agent, Transition, Trial
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,7 @@ class TD3Context(MetaOffPolicyAlgorithm[TD3ContextPolicy]):
             "policy_value": self.policy_value,
         }
 
-    def trial_agent(self) -> "TD3ContextAgent":
+    def trial_agent(self) -> "Agent":
         """The trained agent as `metarl_envs.evaluation` drives it."""
         return TD3ContextAgent(self.policy)
 

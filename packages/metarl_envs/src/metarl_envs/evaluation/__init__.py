@@ -16,6 +16,7 @@ from metarl_envs.evaluation.agents import (
     Trial,
     ZeroAgent,
 )
+from metarl_envs.evaluation.comparison import Comparison, compare
 from metarl_envs.evaluation.plot import plot_adaptation
 from metarl_envs.evaluation.protocol import PROTOCOLS, Protocol
 from metarl_envs.evaluation.provenance import Provenance
@@ -38,6 +39,7 @@ __all__ = [
     "PROTOCOLS",
     "AdaptationCurve",
     "Agent",
+    "Comparison",
     "Estimate",
     "Interval",
     "Protocol",
@@ -50,6 +52,7 @@ __all__ = [
     "Trial",
     "ZeroAgent",
     "adaptation_curve",
+    "compare",
     "evaluate",
     "iqm",
     "normalised",

@@ -33,6 +33,8 @@ def run_episode(
     observe_task: bool,
     observations: NDArray[np.float32],
     info: Mapping[str, NDArray[Any]],
+    *,
+    limit: int,
 ) -> Episode:
     """Step all tasks until the last of them is over; those that end early wait.
 
@@ -44,10 +46,11 @@ def run_episode(
         observe_task: Whether the agent may know which task is which.
         observations: What the reset returned (T, O).
         info: What it returned besides.
+        limit: Time limit; where it is below the trial's horizon, episodes are cut there.
 
     Raises:
         ValueError: If the agent's actions have the wrong shape or are not finite.
-        RuntimeError: If an episode goes on beyond the horizon.
+        RuntimeError: If an episode goes on beyond the time limit.
     """
     count = trial.num_tasks
     shape = (count, *(trial.action_space.shape or ()))
@@ -63,11 +66,13 @@ def run_episode(
     # Where train and test hold the same tasks, the index alone would give the task away.
     hidden = () if observe_task else ("task_id", "_task_id")
     active = np.ones(count, np.bool_)
-    for _ in range(trial.horizon):
+    for step in range(limit):
         actions = _checked(agent.act(observations), shape, name)
         # No mask where nobody waits: it costs the environment a few copies.
         mask = None if active.all() else active
         following, rewards, terminated, truncated, info = env.step(actions, mask=mask)
+        if step + 1 == limit < trial.horizon:
+            truncated = truncated | (active & ~terminated)
         episode.returns[active] += rewards[active]
         for key, sums in episode.terms.items():
             sums[active] += info[key][active]
@@ -95,7 +100,7 @@ def run_episode(
         if not active.any():
             return episode
     raise RuntimeError(
-        f"{int(active.sum())} of {count} episodes went on beyond the horizon of {trial.horizon} "
+        f"{int(active.sum())} of {count} episodes went on beyond the time limit of {limit} "
         "steps; the environment must truncate them"
     )
 

@@ -26,6 +26,7 @@ class Protocol:
             `Trial.seed`, from which an agent draws everything that is random in it.
         episodes_per_update: Episodes collected under one policy between two updates of methods that
             adapt in batches; a divisor of `adaptation_episodes`.
+        adaptation_horizon: Time limit of the adaptation episodes where it is not the family's.
         num_tasks: Evaluate the first so many tasks of the split; all of them if `None`.
         name: What the protocol is called in tables and plots.
         source: Where the numbers come from and what had to be decided.
@@ -40,6 +41,7 @@ class Protocol:
     deterministic: bool = True
     seeds: tuple[int, ...] = (0,)
     episodes_per_update: int = 1
+    adaptation_horizon: int | None = None
     num_tasks: int | None = None
     name: str = ""
     source: str = ""
@@ -55,8 +57,9 @@ class Protocol:
         self._set_integer("adaptation_episodes", 0)
         self._set_integer("scored_episodes", 1)
         self._set_integer("episodes_per_update", 1)
-        if self.num_tasks is not None:
-            self._set_integer("num_tasks", 1)
+        for field in ("num_tasks", "adaptation_horizon"):
+            if getattr(self, field) is not None:
+                self._set_integer(field, 1)
         if self.adaptation_episodes % self.episodes_per_update:
             raise ValueError(
                 "adaptation_episodes must be a multiple of episodes_per_update, got "
@@ -132,6 +135,24 @@ PROTOCOLS: dict[str, Protocol] = {
                 "Fakoor et al. 2020 and its released code: one deterministic episode of 200 steps "
                 "for adaptation, then num_evals episodes are averaged, 2 in general and 4 on the "
                 "direction families."
+            ),
+        ),
+        Protocol(
+            name="mql_1200",
+            adaptation_episodes=6,
+            scored_episodes=2,
+            deterministic=True,
+            source="Fakoor et al. 2020, appendix B, Fig. 7b: 6 episodes of 200 steps for adaptation.",
+        ),
+        Protocol(
+            name="mql_800",
+            adaptation_episodes=1,
+            scored_episodes=2,
+            deterministic=True,
+            adaptation_horizon=800,
+            source=(
+                "Fakoor et al. 2020, appendix B, Fig. 8: one long episode of 800 steps for "
+                "adaptation. Scored episodes have the family's horizon, so that returns compare."
             ),
         ),
         Protocol(

@@ -77,6 +77,9 @@ def evaluate(
     tasks = _tasks(family, protocol)
     observe_task = bool(getattr(agent, "observe_task", False))
     name = agent_name or type(agent).__name__
+    horizon = arguments.get("max_episode_steps") or family.horizon
+    longest = max(horizon, protocol.adaptation_horizon or 0)
+    limits = {} if longest == horizon else {"max_episode_steps": longest}
     env = make_vector_env(
         family,
         len(tasks),
@@ -84,7 +87,7 @@ def evaluate(
         tasks=tasks,
         observe_task=observe_task,
         autoreset_mode=AutoresetMode.DISABLED,
-        **arguments,
+        **arguments | limits,
     )
     total = len(protocol.seeds) * protocol.num_episodes
     trials: list[list[Episode]] = []
@@ -103,7 +106,7 @@ def evaluate(
                 num_tasks=len(tasks),
                 observation_space=env.single_observation_space,
                 action_space=env.single_action_space,
-                horizon=arguments.get("max_episode_steps") or family.horizon,
+                horizon=longest,
                 adaptation_episodes=protocol.adaptation_episodes,
                 scored_episodes=protocol.scored_episodes,
                 episodes_per_update=protocol.episodes_per_update,
@@ -115,7 +118,10 @@ def evaluate(
             for episode in range(protocol.num_episodes):
                 # Seeded once: later episodes of the trial go on in the same streams.
                 start = env.reset(seed=env_seeds) if episode == 0 else env.reset()
-                trials[-1].append(run_episode(env, agent, name, trial, observe_task, *start))
+                adapting = episode < protocol.adaptation_episodes
+                limit = (protocol.adaptation_horizon if adapting else None) or horizon
+                steps = run_episode(env, agent, name, trial, observe_task, *start, limit=limit)
+                trials[-1].append(steps)
                 agent.end_episode()
                 if progress is not None:
                     progress((len(trials) - 1) * protocol.num_episodes + episode + 1, total)

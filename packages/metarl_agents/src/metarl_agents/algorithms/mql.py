@@ -1,0 +1,362 @@
+"""MQL: Meta-Q-Learning, TD3-context that fine-tunes on a new task with re-weighted old data.
+
+Fakoor, Chaudhari, Soatto, Smola 2020, "Meta-Q-Learning" (arXiv:1910.00125). Meta-training is TD3-context;
+this file holds the adaptation, section 3.2 and Algorithm 2. Where paper and released code differ a key
+of the configuration says which is meant:
+
+- lambda = 1 - ESS (the paper, `proximal = "ess"`) or constant (the released commands);
+- the proximal term in the updates on new data: in the paper's eq. 18, absent from the code
+  (`proximal_on_new`);
+- both write the term as lambda times the squared distance, the paper with a factor of one half; it is
+  the code's here.
+
+Decided here: updates are counted per episode of adaptation, as in the paper's table, and are made
+once, after the last of these episodes. As in the code the classifier is fitted before any update, the
+features of beta move with the actor's unit, and ESS is taken anew from the weights of each batch; the
+updates on new data, which come before the first batch, use the ESS of the old data it was fitted on.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.algorithm.algorithm_base import Algorithm
+from torch import Tensor, nn
+
+from metarl_agents.algorithms.td3_context import (
+    ContextBatch,
+    TD3Context,
+    TD3ContextAgent,
+    TD3ContextConfig,
+    TD3ContextPolicy,
+)
+from metarl_agents.config import ConfigError
+from metarl_agents.optimisers import adam
+from metarl_agents.propensity import Propensity, effective_sample_size
+from metarl_agents.proximal import Anchor
+from metarl_agents.seeding import numpy_stream, torch_stream
+from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation import Transition, Trial
+
+ADAPTATIONS = ("full", "new", "none")
+PROXIMALS = ("ess", "constant")
+
+
+@dataclass(frozen=True)
+class MQLConfig(TD3ContextConfig):
+    """Configuration of MQL; numbers are the released code's for MetaHalfCheetah-Vel.
+
+    Attributes:
+        adaptation: "full", "new" for updates on new data only (the paper's beta = 0), or "none",
+            which is TD3-context.
+        new_updates: updates on new data per episode of adaptation.
+        replay_updates: updates on old data per episode of adaptation.
+        replay_batch: transitions of old data per update.
+        adaptation_learning_rate: Adam's step size in adaptation, from fresh moments.
+        propensity_c: inverse of the classifier's penalty.
+        propensity_observations: whether the classifier sees the observation beside the context.
+        snapshot_steps: latest transitions of each training task that stand for old data in
+            fitting the classifier.
+        weight_clip: weights are at most e to this.
+        weight_floor: smaller weights become 0.
+        proximal: "ess" for lambda = 1 - ESS, or "constant".
+        proximal_coefficient: lambda where it is constant, or ESS is useless.
+        proximal_on_new: whether updates on new data have the proximal term.
+    """
+
+    adaptation: str = "full"
+    new_updates: int = 10
+    replay_updates: int = 100
+    replay_batch: int = 1280
+    adaptation_learning_rate: float = 1e-3
+    propensity_c: float = 0.1
+    propensity_observations: bool = False
+    snapshot_steps: int = 2000
+    weight_clip: float = 1.0
+    weight_floor: float = 0.1
+    proximal: str = "ess"
+    proximal_coefficient: float = 0.1
+    proximal_on_new: bool = True
+
+    evaluation_keys: ClassVar[tuple[str, ...]] = (
+        "adaptation", "new_updates", "replay_updates", "replay_batch", "adaptation_learning_rate",
+        "propensity_c", "propensity_observations", "snapshot_steps", "weight_clip", "weight_floor",
+        "proximal", "proximal_coefficient", "proximal_on_new", "unbounded_evaluation",
+    )  # fmt: skip
+    may_be_zero: ClassVar[tuple[str, ...]] = (
+        *TD3ContextConfig.may_be_zero, "propensity_observations", "weight_clip", "weight_floor",
+        "proximal_coefficient", "proximal_on_new",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in (("adaptation", ADAPTATIONS), ("proximal", PROXIMALS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class AdaptationRecord:
+    """What adaptation to one task did; means are over the updates on old data.
+
+    Attributes:
+        new_steps: transitions of the new task.
+        weight: mean beta.
+        weight_used: mean fraction of transitions with beta above the floor.
+        ess: mean normalised effective sample size, 0 where no transition had weight.
+        proximal: mean lambda.
+        distance: squared distance of the actor's parameters from the meta-trained ones at the end.
+    """
+
+    new_steps: int
+    weight: float
+    weight_used: float
+    ess: float
+    proximal: float
+    distance: float
+
+
+class MQL(TD3Context):
+    """TD3-context with adaptation to a new task; see the module for the source."""
+
+    config_class: ClassVar[type[MQLConfig]] = MQLConfig
+    needs_replay: ClassVar[bool] = True
+    config: MQLConfig
+
+    @contextmanager
+    def rolled_back(self) -> Iterator[None]:
+        """Puts networks, counters and generators back as they were, bit for bit.
+
+        The optimisers of meta-training need no saving: adaptation steps optimisers of its own.
+        """
+        weights = {name: tensor.clone() for name, tensor in self.network_state().items()}
+        kept = {name: getattr(self, name) for name in ("updates", "policy_value", "generator")}
+        try:
+            yield
+        finally:
+            for name, tensor in self.network_state().items():
+                tensor.copy_(weights[name])
+            for parameter in self.parameters():
+                parameter.grad = None
+            for name, value in kept.items():
+                setattr(self, name, value)
+
+    def features(self, data: ContextBatch) -> Tensor:
+        """Features (B, F) of the classifier: the actor's context, and the observation if configured."""
+        with torch.no_grad():
+            context_BC: Tensor = self.policy.actor.gru(*data.history.before)
+            if not self.config.propensity_observations:
+                return context_BC
+            return torch.cat((data.transitions.obs, context_BC), -1)
+
+    def weights(self, propensity: Propensity, features_BF: Tensor) -> Tensor:
+        """Beta (B,) of samples with these features."""
+        config = self.config
+        return propensity.odds(features_BF, clip=config.weight_clip, floor=config.weight_floor)
+
+    def proximal_weight(self, ess: float) -> float:
+        """lambda: 1 - ESS unless it is to be constant, ESS is undefined or so near 1 that nothing is left."""
+        weight = 1.0 - ess
+        useless = not np.isfinite(weight) or weight <= 1e-7
+        constant = self.config.proximal == "constant"
+        return self.config.proximal_coefficient if constant or useless else weight
+
+    def fit_propensity(self, new: TaskReplayBuffer, replay: TaskReplayBuffer) -> tuple[Propensity, float]:
+        """The classifier of new against old data, and the ESS of the old data it was fitted on.
+
+        All n new transitions stand against n // K + 2 of each of the K training tasks' latest ones.
+        """
+        tasks_T: IntArray = np.flatnonzero(replay.head > replay.tail)
+        each = len(new) // len(tasks_T) + 2
+        rows_TB = replay.sample_recent_rows(tasks_T, each, self.config.snapshot_steps)
+        new_NF = self.features(self.batch(new, new.sample_indices(0)))
+        old_MF = self.features(self.batch(replay, rows_TB.reshape(-1)))
+        propensity = Propensity.fit(new_NF.cpu().numpy(), old_MF.cpu().numpy(), self.config.propensity_c)
+        return propensity, float(effective_sample_size(self.weights(propensity, old_MF)))
+
+    def adapt(self, new: TaskReplayBuffer, replay: TaskReplayBuffer, episodes: int) -> AdaptationRecord:
+        """Moves all networks from the meta-trained parameters to ones for the new task, Algorithm 2.
+
+        Args:
+            new: the new task's episodes.
+            replay: the buffer of meta-training.
+            episodes: episodes of adaptation, which updates are counted by.
+        """
+        config, networks, actor = self.config, self.networks, self.policy.actor
+        critic_optim = self._fresh_optimiser(networks.critic)
+        actor_optim = self._fresh_optimiser(actor)
+        critic_anchor, actor_anchor = Anchor(networks.critic), Anchor(actor)
+        propensity, ess = self.fit_propensity(new, replay)
+        self.updates = 0
+
+        def step(data: ContextBatch, weights_B: Tensor | None, proximal: float) -> None:
+            def penalty(anchor: Anchor) -> Any:
+                return (lambda: proximal * anchor.distance()) if proximal else None
+
+            self.step(
+                data,
+                critic_optim,
+                actor_optim,
+                weights_B,
+                critic_penalty=penalty(critic_anchor),
+                actor_penalty=penalty(actor_anchor),
+            )
+
+        # Eq. 18: the new data, in batches as large as they are.
+        proximal = self.proximal_weight(ess) if config.proximal_on_new else 0.0
+        for _ in range(config.new_updates * episodes):
+            step(self.batch(new, new.sample_indices(len(new))), None, proximal)
+        # Eq. 19: old data weighted by beta.
+        self.updates = 0
+        rows: list[tuple[float, float, float, float]] = []
+        for _ in range(config.replay_updates * episodes if config.adaptation == "full" else 0):
+            data = self.draw(replay, config.replay_batch)
+            weights_B = self.weights(propensity, self.features(data))
+            ess = float(effective_sample_size(weights_B))
+            proximal = self.proximal_weight(ess)
+            step(data, weights_B, proximal)
+            used = float((weights_B > 0).float().mean())
+            rows.append((float(weights_B.mean()), used, float(np.nan_to_num(ess)), proximal))
+        means = np.mean(rows, 0).tolist() if rows else [0.0, 0.0, float(np.nan_to_num(ess)), proximal]
+        weight, used, mean_ess, mean_proximal = means
+        return AdaptationRecord(
+            new_steps=len(new),
+            weight=weight,
+            weight_used=used,
+            ess=mean_ess,
+            proximal=mean_proximal,
+            distance=float(actor_anchor.distance()),
+        )
+
+    def _fresh_optimiser(self, module: nn.Module) -> Algorithm.Optimizer:
+        optimiser, _ = adam(self.config.adaptation_learning_rate).create_instances(module)
+        return Algorithm.Optimizer(optimiser, module)
+
+    def trial_agent(self, replay: TaskReplayBuffer | None = None) -> "MQLAgent":
+        """The trained agent as `metarl_envs.evaluation` drives it.
+
+        Args:
+            replay: the buffer of meta-training, which adaptation draws from.
+        """
+        return MQLAgent(self, replay)
+
+
+class MQLAgent:
+    """MQL adapting to new tasks: each task of a trial gets an actor of its own.
+
+    The adaptation episodes are deterministic and act on the meta-trained actor.
+    """
+
+    observe_task = False
+
+    def __init__(self, algorithm: MQL, replay: TaskReplayBuffer | None) -> None:
+        if replay is None and algorithm.config.adaptation != "none":
+            raise ValueError("MQL adapts with the replay buffer of its meta-training: hand it over")
+        self.algorithm = algorithm
+        self.replay = replay
+        self.base = TD3ContextAgent(algorithm.policy)
+        self.records: list[AdaptationRecord] = []
+
+    def begin_trial(self, trial: "Trial") -> None:
+        """Forgets earlier trials."""
+        self.trial = trial
+        self.adapted: list[TD3ContextAgent] = []
+        self.episodes: list[list[Transition]] = [[]]
+        self.base.begin_trial(trial)
+
+    def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (T, A) for observations (T, O)."""
+        if not self.adapted:
+            return self.base.act(observations)
+        rows = [agent.act(observations[task : task + 1]) for task, agent in enumerate(self.adapted)]
+        return np.concatenate(rows)
+
+    def observe(self, transition: "Transition") -> None:
+        """Takes the step into the context, and keeps it as long as there is adaptation to come."""
+        if not self.adapted:
+            self.base.observe(transition)
+            if self.algorithm.config.adaptation != "none":
+                self.episodes[-1].append(transition)
+            return
+        for task, agent in enumerate(self.adapted):
+            agent.observe(
+                dataclasses.replace(
+                    transition,
+                    observation=transition.observation[task : task + 1],
+                    action=transition.action[task : task + 1],
+                    reward=transition.reward[task : task + 1],
+                )
+            )
+
+    def end_episode(self) -> None:
+        """After the last episode of adaptation, adapts to every task in turn."""
+        for agent in (self.base, *self.adapted):
+            agent.end_episode()
+        wanted = self.trial.adaptation_episodes
+        if self.base.finished_episodes == wanted and self.algorithm.config.adaptation != "none":
+            self.adapted = [self._adapt(task) for task in range(self.trial.num_tasks)]
+            self.episodes = [[]]
+        else:
+            self.episodes.append([])
+
+    def diagnostics(self) -> list[dict[str, float]]:
+        """What adaptation did, one entry per trial and task."""
+        return [dataclasses.asdict(record) for record in self.records]
+
+    def _adapt(self, task: int) -> TD3ContextAgent:
+        algorithm, seed = self.algorithm, self.trial.seed
+        assert self.replay is not None
+        self.replay.generator = numpy_stream(seed, f"replay {task}")
+        new = self._buffer(task)
+        with algorithm.rolled_back():
+            algorithm.generator = torch_stream(seed, f"adaptation {task}", algorithm.device)
+            self.records.append(algorithm.adapt(new, self.replay, self.trial.adaptation_episodes))
+            actor = copy.deepcopy(algorithm.policy.actor)
+        policy = TD3ContextPolicy(
+            actor=actor,
+            config=algorithm.config,
+            action_space=algorithm.policy.action_space,
+            observation_space=algorithm.policy.observation_space,
+            generator=algorithm.policy.generator,
+        )
+        agent = TD3ContextAgent(policy)
+        one = numpy_stream(seed, f"acting {task}").integers(2**32)
+        agent.begin_trial(dataclasses.replace(self.trial, num_tasks=1, adaptation_episodes=0, seed=int(one)))
+        return agent
+
+    def _buffer(self, task: int) -> TaskReplayBuffer:
+        """The task's episodes in a buffer of their own."""
+        episodes = [[step for step in steps if step.active[task]] for steps in self.episodes]
+        lengths = np.array([len(steps) for steps in episodes if steps], np.int64)
+        first = episodes[0][0]
+        key = self.algorithm.training_reward
+        # Where meta-training had another reward, adaptation still has the environment's only.
+        info_keys = () if key == "reward" else (key,)
+        buffer = TaskReplayBuffer(
+            1,
+            int(lengths.sum()),
+            first.observation.shape[1],
+            first.action.shape[1],
+            generator=numpy_stream(self.trial.seed, f"new {task}"),
+            info_keys=info_keys,
+        )
+        columns = {
+            "obs": "observation", "act": "action", "rew": "reward", "obs_next": "next_observation",
+            "terminated": "terminated", "truncated": "truncated", **dict.fromkeys(info_keys, "reward"),
+        }  # fmt: skip
+        padded: dict[str, NDArray[Any]] = {}
+        for name, attribute in columns.items():
+            example = getattr(first, attribute)[task]
+            padded[name] = np.zeros((len(lengths), lengths.max(), *example.shape), example.dtype)
+            for number, steps in enumerate(steps for steps in episodes if steps):
+                padded[name][number, : len(steps)] = [getattr(step, attribute)[task] for step in steps]
+        buffer.add_episodes(np.zeros(len(lengths), np.int64), lengths, padded, to_context=False)
+        return buffer
