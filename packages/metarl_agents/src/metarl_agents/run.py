@@ -158,11 +158,13 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu") -> Any:
         raise CheckpointError(f"{folder} has no checkpoint yet")
     check_device(device)
     algorithm_class = find_agent(description["agent"]).load()
-    env = metarl_envs.MetaVectorEnv(description["env_id"], 1, observe_task=algorithm_class.observe_task)
+    family = metarl_envs.family(description["env_id"])
+    env = metarl_envs.MetaVectorEnv(family, 1, observe_task=algorithm_class.observe_task)
     algorithm = algorithm_class.from_config(
         config,
         observation_space=env.single_observation_space,
         action_space=env.single_action_space,
+        num_tasks=len(family.tasks("train")),
         seed=description["seed"],
         device=torch.device(device),
     )
