@@ -119,7 +119,8 @@ def train(
         "seed": seed,
         "device": device,
         "threads": threads,
-        "command": shlex.join(sys.argv),
+        # Without the folder the program lies in, which means nothing on another machine.
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.to_dict(),
     }
     folder.mkdir(parents=True, exist_ok=True)
