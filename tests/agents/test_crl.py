@@ -20,11 +20,11 @@ from test_pearl import (
     make_pearl,
     run_episode,
 )
+from test_run import tiny
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from metarl_agents import evaluate_run, resume, train
+from metarl_agents import evaluate_run, load_agent
 from metarl_agents.algorithms.crl import CRL, CRLBatch, CRLConfig
-from metarl_agents.algorithms.pearl import PEARL
 from metarl_agents.encoders import product_of_gaussians
 from metarl_agents.heads import MIN_SCALE, Heads, MultiHeadActor, Standard
 from metarl_agents.seeding import torch_stream
@@ -363,38 +363,18 @@ def test_predictions_are_harmless_while_heads_are_equal():
 
 # -- a run ------------------------------------------------------------------------------------------
 
-ENV = "MetaPoint-Goal-v0"
-TINY = [
-    "initial_steps=20", "tasks_per_iteration=3", "updates_per_iteration=4", "meta_batch=3",
-    "batch_size=8", "context_batch=8", "hidden=16", "encoder_hidden=16", "num_simulations=8",
-    "capacity_per_task=100", "prior_steps=20", "extra_posterior_steps=40", "checkpoint_every=2",
-    "adapter_hidden=16", "adapter_batch=8", "evaluate_every=2",
-]  # fmt: skip
 
-
-def test_a_run_trains_resumes_and_is_evaluated(tmp_path):
-    initial, iteration = 80 * 20, 3 * 60
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    arguments = {"overrides": TINY, "seed": 7, "progress": False}
-    result = train("crl", ENV, out=whole, steps=initial + 4 * iteration, **arguments)
-    assert (result.finished, result.iterations, result.gradient_steps) == (True, 4, 16)
-    record = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+def test_a_run_trains_and_is_evaluated(tmp_path):
+    # Resuming one is in test_run.py, with every other agent's.
+    run = tmp_path / "run"
+    assert tiny(run, "crl", steps=80 * 20 + 2 * 180).finished
+    record = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert {f"update/{name}" for name in CRL.loss_names} <= set(record)
-
-    # A run that was told to stop after two iterations, and then to go on.
-    train("crl", ENV, out=cut, steps=initial + 2 * iteration, **arguments)
-    description = json.loads((cut / "config.json").read_text())
-    description["config"]["total_env_steps"] = initial + 4 * iteration
-    (cut / "config.json").write_text(json.dumps(description))
-    assert resume(cut, progress=False).iterations == 4
-    assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    reports = [evaluate_run(run, references=False) for run in (whole, cut)]
-    assert reports[0].returns.shape == (1, 20, 3)
-    assert np.array_equal(reports[0].returns, reports[1].returns)
-
-
-def test_one_head_per_training_task():
-    crl = make_crl()
-    assert isinstance(crl.policy.actor, MultiHeadActor)
-    assert crl.policy.actor.head_weight.shape == (K, 2 * A, 8)
-    assert isinstance(crl, PEARL)
+    agent = load_agent(run)
+    # One head per training task of MetaPoint-Goal-v0: two outputs for each of two actions.
+    assert isinstance(agent.policy.actor, MultiHeadActor)
+    assert agent.policy.actor.head_weight.shape == (80, 4, 16)
+    report = evaluate_run(run, references=False)
+    assert report.returns.shape == (1, 20, 3)
+    assert np.isfinite(report.returns).all()
+    assert np.array_equal(evaluate_run(run, references=False).returns, report.returns)

@@ -164,6 +164,9 @@ class CRL(PEARL):
             generator=torch_stream(seed, "acting", device),
         )
 
+    # A CRLBatch is no PEARLBatch, though PEARL's step finds in it what it needs: `draw_from` and
+    # `gradient_step` exchange it with nobody but each other.
+
     def draw_from(  # type: ignore[override]
         self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int
     ) -> CRLBatch:
