@@ -52,7 +52,7 @@ AGENTS: dict[str, AgentEntry] = {
             class_path="metarl_agents.algorithms.crl:CRL",
             title="PEARL whose actor has an output layer per task, predicted from transitions",
             reference="Liu et al., Celebrating Robustness in Efficient Off-Policy Meta-RL",
-            tier="implemented",
+            tier="verified",
         ),
         AgentEntry(
             name="oracle",
