@@ -79,6 +79,7 @@ def update(preset: str) -> bool:
         config,
         observation_space=env.single_observation_space,
         action_space=env.single_action_space,
+        num_tasks=100,
         seed=0,
         device=torch.device("cpu"),
     )

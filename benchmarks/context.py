@@ -53,7 +53,12 @@ def update() -> bool:
     """Times two gradient steps, one of which updates the actor; first compares the losses of twenty."""
     config = TD3ContextConfig(hidden=(HIDDEN, HIDDEN), history_length=WINDOW, context_size=CONTEXT)
     ours = TD3Context.from_config(
-        config, observation_space=box(OBS), action_space=box(ACT), seed=0, device=torch.device("cpu")
+        config,
+        observation_space=box(OBS),
+        action_space=box(ACT),
+        num_tasks=1,
+        seed=0,
+        device=torch.device("cpu"),
     )
     theirs = StraightforwardTD3Context(ours)
     ours.generator.manual_seed(0)
@@ -62,7 +67,7 @@ def update() -> bool:
     for number in range(20):
         a, b = ours.gradient_step(data[number % 4]), theirs.gradient_step(data[number % 4])
         for name in a:
-            worst = max(worst, float((a[name] - b[name]).abs() / b[name].abs().clamp(min=1.0)))
+            worst = max(worst, float(((a[name] - b[name]).abs() / b[name].abs().clamp(min=1.0)).detach()))
     print(f"\nlargest difference of a loss over 20 updates: {worst:.1e}")
     if worst > 1e-5:
         raise RuntimeError("the two updates differ")

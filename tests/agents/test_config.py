@@ -6,6 +6,8 @@ import sys
 import pytest
 
 import metarl_agents
+import metarl_envs
+from metarl_agents.algorithms.crl import CRLConfig
 from metarl_agents.algorithms.oracle import OracleConfig
 from metarl_agents.algorithms.pearl import PEARLConfig
 from metarl_agents.config import ConfigError, load_config, parse_overrides, preset_tables
@@ -94,6 +96,27 @@ def test_paper_values_are_the_papers():
     assert config.posterior_steps == 900
     assert config.tasks_per_iteration == 10
     assert config.training_reward == "dense_reward"
+
+
+def test_crls_paper_values_are_pearls():
+    """The paper's agents share their hyper-parameters; released values of PEARL per environment."""
+    for env_id in ("MetaHalfCheetah-Vel-v0", "MetaHalfCheetah-Dir-v0", "MetaPoint-Goal-v0"):
+        values = load_config(CRLConfig, "crl", env_id, "paper").to_dict()
+        pearl = load_config(PEARLConfig, "pearl", env_id, "paper").to_dict()
+        assert {name: values[name] for name in pearl} == pearl
+    fields = ("meta_batch", "prior_steps", "extra_posterior_steps", "updates_per_iteration",
+              "context_batch", "kl_weight", "context_next_observation")  # fmt: skip
+    table = {
+        "MetaAnt-Dir-v0": (4, 400, 600, 4000, 256, 0.1, False),
+        "MetaHumanoid-Dir2D-v0": (16, 400, 600, 4000, 256, 0.1, False),
+        "MetaWalker2d-Params-v0": (10, 400, 600, 4000, 100, 0.1, True),
+    }
+    for env_id, values in table.items():
+        config = load_config(CRLConfig, "crl", env_id, "paper")
+        assert tuple(getattr(config, name) for name in fields) == values
+        # Initial steps on every training task, then 500 iterations of 5 x 1000 steps.
+        tasks = len(metarl_envs.family(env_id).tasks("train"))
+        assert config.total_env_steps == tasks * 2000 + 500 * 5 * 1000
 
 
 def test_precedence_and_unknown_names():

@@ -36,6 +36,7 @@ def make_pearl(seed=0, **changes):
         PEARLConfig(**(SMALL | changes)),
         observation_space=box(OBS),
         action_space=box(A),
+        num_tasks=7,
         seed=seed,
         device=torch.device("cpu"),
     )
@@ -228,7 +229,7 @@ def test_same_seed_same_weights(algorithm, config):
     states = []
     for seed in (4, 4, 5):
         agent = algorithm.from_config(
-            config, observation_space=box(OBS), action_space=box(A), seed=seed,
+            config, observation_space=box(OBS), action_space=box(A), num_tasks=7, seed=seed,
             device=torch.device("cpu"),
         )  # fmt: skip
         buffer = filled_buffer()

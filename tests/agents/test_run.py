@@ -23,7 +23,7 @@ from metarl_agents.config import ConfigError, load_config
 from metarl_agents.logging import JsonLines, TrainingLogger
 from metarl_agents.meta_algorithm import QuietOffPolicyTrainer
 from metarl_agents.metrics import GLOSSARY, TIMING_GLOSSARY
-from metarl_agents.registry import find_agent
+from metarl_agents.registry import AGENTS, find_agent
 from metarl_agents.run import RunError
 
 ENV = "MetaPoint-Goal-v0"
@@ -37,14 +37,15 @@ TINY_ORACLE = [
     for text in TINY
     if text.split("=")[0] not in ("context_batch", "encoder_hidden", "prior_steps", "extra_posterior_steps")
 ]
+TINY_CRL = [*TINY, "adapter_hidden=16", "adapter_batch=8"]
+OVERRIDES = {"pearl": TINY, "crl": TINY_CRL, "oracle": [*TINY_ORACLE, "steps_per_task=60"]}
 # 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations.
 STEPS = 80 * 20 + 10 * 180
 
 
 def tiny(out, agent="pearl", env=ENV, overrides=(), **arguments):
     arguments = {"seed": 7, "steps": STEPS, "progress": False} | arguments
-    chosen = TINY if agent == "pearl" else TINY_ORACLE
-    return train(agent, env, out=out, overrides=[*chosen, *overrides], **arguments)
+    return train(agent, env, out=out, overrides=[*OVERRIDES[agent], *overrides], **arguments)
 
 
 def outcome(run_dir):
@@ -93,10 +94,12 @@ def test_every_logged_metric_is_in_the_glossary_and_deterministic(finished, tmp_
     records = [json.loads(line) for line in lines]
     assert [r["iteration"] for r in records] == list(range(1, 11))
     assert all(set(r) <= set(GLOSSARY) for r in records)
-    # Both agents together leave no entry of the glossary unused.
-    tiny(tmp_path / "oracle", "oracle", overrides=["steps_per_task=60"], steps=STEPS)
-    oracle = json.loads((tmp_path / "oracle/metrics.jsonl").read_text().splitlines()[-1])
-    assert set(records[-1]) | set(oracle) == set(GLOSSARY)
+    # All agents together leave no entry of the glossary unused.
+    used = set(records[-1])
+    for agent in set(AGENTS) - {"pearl"}:
+        tiny(tmp_path / agent, agent, steps=80 * 20 + 180)
+        used |= set(json.loads((tmp_path / agent / "metrics.jsonl").read_text().splitlines()[-1]))
+    assert used == set(GLOSSARY)
     timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
     assert all(set(r) == set(TIMING_GLOSSARY) for r in timing)
     columns = TrainingLogger.restore_logged_data(str(finished))
@@ -150,16 +153,15 @@ def interrupt_after(iterations):
     return add_scalar
 
 
-@pytest.mark.parametrize("agent", ["pearl", "oracle"])
+@pytest.mark.parametrize("agent", AGENTS)
 def test_an_interrupted_run_resumes_to_the_same_end(agent, finished, tmp_path, monkeypatch):
-    extra = ["steps_per_task=60"] if agent == "oracle" else []
     whole = finished
-    if agent == "oracle":
-        tiny(tmp_path / "whole", agent, overrides=extra)
+    if agent != "pearl":
         whole = tmp_path / "whole"
+        tiny(whole, agent)
     with monkeypatch.context() as patch:
         patch.setattr(SummaryWriter, "add_scalar", interrupt_after(4))
-        result = tiny(tmp_path / "cut", agent, overrides=extra)
+        result = tiny(tmp_path / "cut", agent)
     assert not result.finished
     assert result.iterations == 4  # not a multiple of checkpoint_every: saved because of the signal
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -141,6 +141,7 @@ def assemble(
         config,
         observation_space=venv.single_observation_space,
         action_space=venv.single_action_space,
+        num_tasks=len(tasks),
         seed=seed,
         device=device,
     )

@@ -24,6 +24,8 @@ GLOSSARY: dict[str, str] = {
     "update/actor_loss": "mean of log pi(a|s) - min Q(s, a) with the penalties added",
     "update/kl": "KL of the posteriors from N(0, I), summed over tasks and latent dimensions",
     "update/posterior_variance": "mean variance of the posteriors in training",
+    "update/adapter_loss": "mean squared error of predicted heads; 1 is what the mean head would have",
+    "update/head_scale": "root mean square deviation of the tasks' heads from their mean",
     "update/entropy": "mean of -log pi(a|s), nats, after the tanh",
 }
 

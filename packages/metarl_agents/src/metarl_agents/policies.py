@@ -12,7 +12,7 @@ from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch
 from torch import Tensor, nn
 
-from metarl_agents.distributions import LOG_STD_MAX, LOG_STD_MIN, tanh_gaussian_rsample
+from metarl_agents.distributions import split_output, tanh_gaussian_act, tanh_gaussian_draw
 from metarl_agents.networks import mlp
 from metarl_agents.seeding import torch_stream
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
@@ -36,23 +36,17 @@ class TanhGaussianActor(nn.Module):
 
     def forward(self, inputs_BI: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before the tanh, both (B, A)."""
-        mean_BA, log_std_BA = self.network(inputs_BI).chunk(2, dim=-1)
-        return mean_BA, log_std_BA.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        return split_output(self.network(inputs_BI))
 
     def act(self, inputs_BI: Tensor, generator: torch.Generator, *, deterministic: bool) -> Tensor:
         """Actions (B, A): a sample, or tanh of the mean."""
         mean_BA, log_std_BA = self(inputs_BI)
-        if deterministic:
-            return torch.tanh(mean_BA)
-        noise_BA = torch.randn(mean_BA.shape, generator=generator, device=mean_BA.device)
-        return torch.tanh(mean_BA + log_std_BA.exp() * noise_BA)
+        return tanh_gaussian_act(mean_BA, log_std_BA, generator, deterministic=deterministic)
 
     def rsample(self, inputs_BI: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Reparameterised action (B, A), its log-density (B,), mean and log std (B, A)."""
         mean_BA, log_std_BA = self(inputs_BI)
-        noise_BA = torch.randn(mean_BA.shape, generator=generator, device=mean_BA.device)
-        action_BA, log_prob_B = tanh_gaussian_rsample(mean_BA, log_std_BA, noise_BA)
-        return action_BA, log_prob_B, mean_BA, log_std_BA
+        return tanh_gaussian_draw(mean_BA, log_std_BA, generator)
 
 
 class MetaPolicy(Policy):  # type: ignore[misc]

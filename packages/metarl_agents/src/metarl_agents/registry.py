@@ -48,6 +48,13 @@ AGENTS: dict[str, AgentEntry] = {
             tier="verified",
         ),
         AgentEntry(
+            name="crl",
+            class_path="metarl_agents.algorithms.crl:CRL",
+            title="PEARL whose actor has an output layer per task, predicted from transitions",
+            reference="Liu et al., Celebrating Robustness in Efficient Off-Policy Meta-RL",
+            tier="verified",
+        ),
+        AgentEntry(
             name="sac",
             class_path="metarl_agents.algorithms.sac:SAC",
             title="Soft actor-critic over all tasks, without context",

@@ -122,7 +122,8 @@ def train(
         "seed": seed,
         "device": device,
         "threads": threads,
-        "command": shlex.join(sys.argv),
+        # Without the folder the program lies in, which means nothing on another machine.
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.to_dict(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,11 +177,13 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
         raise CheckpointError(f"{folder} has no checkpoint yet")
     check_device(device)
     algorithm_class = find_agent(description["agent"]).load()
-    env = metarl_envs.MetaVectorEnv(description["env_id"], 1, observe_task=algorithm_class.observe_task)
+    family = metarl_envs.family(description["env_id"])
+    env = metarl_envs.MetaVectorEnv(family, 1, observe_task=algorithm_class.observe_task)
     algorithm = algorithm_class.from_config(
         config,
         observation_space=env.single_observation_space,
         action_space=env.single_action_space,
+        num_tasks=len(family.tasks("train")),
         seed=description["seed"],
         device=torch.device(device),
     )
@@ -372,7 +375,12 @@ def _run(folder: Path, description: dict[str, Any], config: OffPolicyConfig, pro
 
 
 def _train(
-    folder: Path, description: dict[str, Any], parts: Assembly, signals: _Signals, progress: bool, started: float
+    folder: Path,
+    description: dict[str, Any],
+    parts: Assembly,
+    signals: _Signals,
+    progress: bool,
+    started: float,
 ) -> RunResult:
     config, checkpoints = parts.config, folder / "checkpoints"
     position, lines = (0, 0, 0), (0, 0)

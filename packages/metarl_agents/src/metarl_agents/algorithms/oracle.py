@@ -94,6 +94,7 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
         *,
         observation_space: Box,
         action_space: Box,
+        num_tasks: int,
         seed: int,
         device: torch.device,
     ) -> Self:

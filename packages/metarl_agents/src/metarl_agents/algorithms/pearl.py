@@ -160,7 +160,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
 
     config_class: ClassVar[type[PEARLConfig]] = PEARLConfig
     observe_task: ClassVar[bool] = False
-    loss_names = (
+    loss_names: ClassVar[tuple[str, ...]] = (
         "critic_loss", "value_loss", "actor_loss", "kl", "posterior_variance", "entropy",
     )  # fmt: skip
 
@@ -193,26 +193,24 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         *,
         observation_space: Box,
         action_space: Box,
+        num_tasks: int,
         seed: int,
         device: torch.device,
     ) -> Self:
         """Networks with fresh weights from the run's seed, on the device."""
-        observations, actions = observation_space.shape[0], action_space.shape[0]
-        latent = config.latent_size
         weights = torch_stream(seed, "weights")
-        transition = observations * (1 + config.context_next_observation) + actions + 1
-        policy = PEARLPolicy(
-            actor=TanhGaussianActor(observations + latent, config.hidden, actions, generator=weights),
-            encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, generator=weights),
-            context_batch=config.context_batch,
-            context_next_observation=config.context_next_observation,
-            action_space=action_space,
+        policy = cls.make_policy(
+            config,
             observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=action_space,
+            num_tasks=num_tasks,
+            seed=seed,
+            weights=weights,
+            device=device,
         )
         networks = SoftValueNetworks(
-            observations + latent,
-            actions,
+            observation_space.shape[0] + config.latent_size,
+            action_space.shape[0],
             config.hidden,
             tau=config.tau,
             gamma=config.gamma,
@@ -224,6 +222,32 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
             networks=networks.to(device),
             config=config,
             generator=torch_stream(seed, "update", device),
+        )
+
+    @classmethod
+    def make_policy(
+        cls,
+        config: PEARLConfig,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        num_tasks: int,
+        seed: int,
+        weights: torch.Generator,
+        device: torch.device,
+    ) -> PEARLPolicy:
+        """Actor and encoder, the first to draw from the generator of the initial weights."""
+        observations, actions = observation_space.shape[0], action_space.shape[0]
+        latent = config.latent_size
+        transition = observations * (1 + config.context_next_observation) + actions + 1
+        return PEARLPolicy(
+            actor=TanhGaussianActor(observations + latent, config.hidden, actions, generator=weights),
+            encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, generator=weights),
+            context_batch=config.context_batch,
+            context_next_observation=config.context_next_observation,
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=torch_stream(seed, "acting", device),
         )
 
     @staticmethod
@@ -291,7 +315,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
 
         # (2) to (4): L_value and L_actor, the latter eq. 4 with z detached.
         state_BX = state_BX.detach()
-        sample = self.policy.actor.rsample(state_BX, self.generator)
+        sample = self.actor_sample(state_BX, data)
         losses = networks.actor_losses(
             state_BX,
             sample,
@@ -309,6 +333,11 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
             "posterior_variance": variance_TZ.mean(),
             "entropy": -losses.log_prob.mean(),
         }
+
+    def actor_sample(self, state_BX: Tensor, data: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A fresh action for every state of the batch; see `TanhGaussianActor.rsample`."""
+        actor: TanhGaussianActor = self.policy.actor
+        return actor.rsample(state_BX, self.generator)
 
     def trial_agent(self) -> "PEARLAgent":
         """The trained agent as `metarl_envs.evaluation` drives it."""
@@ -331,7 +360,7 @@ class PEARLAgent:
         """Forgets earlier trials and draws z from the prior."""
         policy = self.policy
         self.deterministic = trial.deterministic
-        self.adaptation_episodes = trial.adaptation_episodes
+        self.prior_episodes = trial.adaptation_episodes
         policy.generator = torch_stream(trial.seed, "trial", policy.generator.device)
         shape = (trial.num_tasks, policy.encoder.latent)
         # The prior N(0, I) is not a factor: PEARL's posterior is the product of the transitions'
@@ -379,7 +408,7 @@ class PEARLAgent:
             self.active.clear()
         self.finished_episodes += 1
         noise_TZ = policy.sample_prior(len(self.precision_TZ))
-        if self.finished_episodes < self.adaptation_episodes:
+        if self.finished_episodes < self.prior_episodes:
             policy.latent_RZ = noise_TZ
             return
         variance_TZ = self.precision_TZ.reciprocal()

@@ -122,6 +122,7 @@ class SAC(MetaOffPolicyAlgorithm[SACPolicy]):
         *,
         observation_space: Box,
         action_space: Box,
+        num_tasks: int,
         seed: int,
         device: torch.device,
     ) -> Self:

@@ -112,6 +112,7 @@ class TD3(MetaOffPolicyAlgorithm[TD3Policy]):
         *,
         observation_space: Box,
         action_space: Box,
+        num_tasks: int,
         seed: int,
         device: torch.device,
     ) -> Self:

@@ -213,6 +213,7 @@ class TD3Context(MetaOffPolicyAlgorithm[TD3ContextPolicy]):
         *,
         observation_space: Box,
         action_space: Box,
+        num_tasks: int,
         seed: int,
         device: torch.device,
     ) -> Self:
