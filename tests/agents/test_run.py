@@ -38,7 +38,19 @@ TINY_ORACLE = [
     if text.split("=")[0] not in ("context_batch", "encoder_hidden", "prior_steps", "extra_posterior_steps")
 ]
 TINY_CRL = [*TINY, "adapter_hidden=16", "adapter_batch=8"]
-OVERRIDES = {"pearl": TINY, "crl": TINY_CRL, "oracle": [*TINY_ORACLE, "steps_per_task=60"]}
+TINY_POOLED = [*(text for text in TINY_ORACLE if not text.startswith("meta_batch")), "steps_per_task=60"]
+TINY_TD3 = [*TINY_POOLED, "small_buffer=0"]
+TINY_CONTEXT = [*TINY_TD3, "history_length=6", "context_size=4"]
+TINY_MQL = [*TINY_CONTEXT, "new_updates=2", "replay_updates=3", "replay_batch=16"]
+OVERRIDES = {
+    "pearl": TINY,
+    "crl": TINY_CRL,
+    "sac": TINY_POOLED,
+    "td3": TINY_TD3,
+    "td3_context": TINY_CONTEXT,
+    "mql": TINY_MQL,
+    "oracle": [*TINY_ORACLE, "steps_per_task=60"],
+}
 # 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations.
 STEPS = 80 * 20 + 10 * 180
 

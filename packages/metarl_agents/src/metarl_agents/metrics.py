@@ -14,7 +14,6 @@ GLOSSARY: dict[str, str] = {
     "collect/return_prior": "mean return of the episodes that acted on z from the prior",
     "collect/return_posterior": "mean return of the episodes that acted on z from the posterior",
     "collect/return_task": "mean return of the episodes that observed the task",
-    "collect/return_random": "mean return of the episodes of uniformly random actions",
     "collect/return_exploring": "mean return of the episodes with exploration noise or sampled actions",
     "update/critic_loss": "sum of both critics' mean squared errors, scaled rewards",
     "update/temperature": "entropy coefficient alpha before the gradient step",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import metarl_envs
 from metarl_agents.config import ConfigError, OffPolicyConfig
 from metarl_agents.metrics import EVALUATION_GLOSSARY
 from metarl_envs import evaluation
@@ -88,6 +89,20 @@ class Monitor:
             self.records.append(record)
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+
+
+def check_evaluations(config: OffPolicyConfig, family: metarl_envs.Family) -> None:
+    """Fails early when the evaluations of a run could not be made.
+
+    Raises:
+        ConfigError: for an unknown protocol, or a split the family does not have.
+    """
+    for name in config.evaluation_protocols:
+        find_protocol(name)
+    if config.evaluate_every and config.evaluation_split not in family.splits:
+        raise ConfigError(
+            f"evaluation_split must be one of {', '.join(family.splits)}, not {config.evaluation_split!r}"
+        )
 
 
 def find_protocol(protocol: str | evaluation.Protocol) -> evaluation.Protocol:

@@ -28,7 +28,7 @@ from metarl_agents.checkpoint import (
 )
 from metarl_agents.config import ConfigError, OffPolicyConfig, load_config, parse_overrides
 from metarl_agents.logging import TrainingLogger
-from metarl_agents.monitoring import Monitor, diagnostics, find_protocol
+from metarl_agents.monitoring import Monitor, check_evaluations, diagnostics, find_protocol
 from metarl_agents.progress import RunProgress
 from metarl_agents.registry import find_agent
 from metarl_envs import evaluation
@@ -109,6 +109,7 @@ def train(
     config = load_config(config_class, agent, env_id, preset, overriding)
     check_device(device)
     family = metarl_envs.family(env_id)
+    check_evaluations(config, family)
     folder = Path(out) if out is not None else Path("runs") / agent / env_id / f"{preset}-{seed}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(

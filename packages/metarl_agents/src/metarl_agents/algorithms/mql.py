@@ -233,7 +233,7 @@ class MQL(TD3Context):
             weight_used=used,
             ess=mean_ess,
             proximal=mean_proximal,
-            distance=float(actor_anchor.distance()),
+            distance=float(actor_anchor.distance().detach()),
         )
 
     def _fresh_optimiser(self, module: nn.Module) -> Algorithm.Optimizer:
