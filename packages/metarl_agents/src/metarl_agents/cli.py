@@ -161,6 +161,44 @@ def compare(
     print(compare_reports(Report.from_json(first), Report.from_json(second), names=names))
 
 
+@app.command("ood-study")
+def ood_study(
+    out: Annotated[Path, typer.Option(help="Folder of the runs and the result.")] = Path("runs/ood-study"),
+    preset: Preset = "fast",
+    seed: Annotated[int, typer.Option(help="Decides every random choice of the runs.", min=0)] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Environment steps of each run in place of the preset's.", min=1)
+    ] = None,
+    evaluations: Annotated[int, typer.Option(help="Evaluations along meta-training.", min=1)] = 10,
+    seeds: Annotated[str, typer.Option(help="Seeds of the final trials.")] = "0,1,2",
+    overrides: Overrides = None,
+    threads: Threads = 1,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Run MQL's out-of-distribution study (appendix B): velocities beyond those of meta-training.
+
+    With 200 steps for adaptation, with 1200, and with one long episode of 800; writes study.json and
+    study.png with the return, lambda and beta over meta-training. The same command continues an
+    interrupted study.
+    """
+    from metarl_agents.ood_study import OODStudy
+
+    study = OODStudy(
+        out,
+        preset=preset,
+        seed=seed,
+        steps=steps,
+        overrides=overrides or [],
+        evaluations=evaluations,
+        seeds=_integers("seeds", seeds),
+        threads=threads,
+    )
+    path = study.run(progress=progress)
+    if path is None:
+        raise typer.Exit(130)
+    print(f"written: {path} and {path.with_suffix('.png')}")
+
+
 @app.command()
 def plot(
     run_dirs: Annotated[list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...")],
