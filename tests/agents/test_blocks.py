@@ -154,6 +154,10 @@ def test_running_means_report_every_nth_step():
     assert means.add(one) is None
     assert means.add({"a": torch.tensor(2.0), "b": torch.tensor(6.0)}) == {"a": 1.5, "b": 5.0}
     assert means.add(one) is None
+    # What no report has said yet can be taken at any time, once.
+    assert means.take() == {"a": 1.0, "b": 4.0}
+    assert means.take() == {}
+    assert means.add(one) is None
 
 
 def test_streams_are_independent_of_each_other_and_restorable():

@@ -23,6 +23,7 @@ class RecordingPolicy(MetaPolicy):
             generator=torch.Generator().manual_seed(0),
         )
         self.calls = []
+        self.seen = []
 
     def begin_rollouts(self, tasks_R, conditioning, buffer):
         context = (buffer.context_end - buffer.context_start)[tasks_R]
@@ -30,6 +31,9 @@ class RecordingPolicy(MetaPolicy):
 
     def act(self, observations_RO, rows, *, deterministic):
         return torch.rand(len(observations_RO), 2, generator=self.generator)
+
+    def observe(self, observations_RO, actions_RA, rewards_R):
+        self.seen.append((observations_RO.clone(), actions_RA.clone(), rewards_R.clone()))
 
 
 def make(schedule, simulations=4, mode=AutoresetMode.DISABLED, tasks_per_iteration=3):
@@ -72,6 +76,38 @@ def test_every_stored_step_is_one_that_happened(simulations):
         assert (buffer.done[rows] == ended).all()
     assert stats.returns.sum() == pytest.approx(sum(buffer.rew[buffer.sample_indices(0)]), rel=1e-5)
     assert sorted(set(stats.lens)) == sorted(set(LENGTHS))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 50])
+def test_a_stage_may_cut_episodes_and_says_so_as_a_time_limit(cut):
+    collector = make(Schedule((Stage(5, "random", False, cut=cut),), ()))
+    stats = collector.collect_initial()
+    buffer = collector.task_buffer
+    for task in range(TASKS):
+        rows = buffer._rows(np.array([task]), np.arange(buffer.head[task])[None])[0]
+        length = min(LENGTHS[task % 3], cut)
+        assert len(rows) == -(-5 // length) * length
+        last = buffer.obs_next[rows, 2] == length
+        terminal = last & (task == 1) & (length == LENGTHS[1])
+        assert (buffer.done[rows] == last).all()
+        assert (buffer.terminated[rows] == terminal).all()
+        assert (buffer.truncated[rows] == (last & ~terminal)).all()
+    assert stats.lens.max() <= cut
+
+
+def test_policies_observe_every_step_that_goes_on():
+    collector = make(Schedule((Stage(6, "random", False),), ()), simulations=TASKS)
+    collector.collect_initial()
+    seen, buffer = collector.meta_policy.seen, collector.task_buffer
+    # Tasks 2 and 5 have the longest episodes; no step follows their last.
+    first = seen[: HORIZON - 1]
+    for step, (obs, act, reward) in enumerate(first):
+        row = 2 * buffer.capacity + step
+        assert np.array_equal(obs[2].numpy(), buffer.obs[row])
+        assert np.array_equal(act[2].numpy(), buffer.act[row])
+        assert reward[2].item() == pytest.approx(buffer.rew[row])
+    assert (first[0][0][:, 2] == 0).all()
+    assert (seen[HORIZON - 1][0][:, 2] == 0).all()  # the next episodes begin
 
 
 def draw_always(*tasks):

@@ -111,6 +111,22 @@ def test_buffer_holds_what_a_list_of_episodes_holds(calls):
         assert following == (values[row] if buffer.done[row] else values[row] + 1)
 
 
+@given(blocks, st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_recent_rows_are_among_the_newest_and_reach_all_of_them(calls, last):
+    buffer, number = make_buffer(), 0
+    for episodes, _ in calls:
+        tasks, lengths = (np.array(x) for x in zip(*episodes, strict=True))
+        buffer.add_episodes(tasks, lengths, make_episodes(lengths, number), to_context=False)
+        number += len(episodes)
+    tasks = np.flatnonzero(buffer.head)
+    rows = buffer.sample_recent_rows(tasks, 400, last)
+    for task, drawn in zip(tasks, rows, strict=True):
+        held = buffer.head[task] - buffer.tail[task]
+        ages = np.arange(max(0, held - last), held)
+        assert set(drawn) == set(buffer._rows(np.array([task]), ages[None])[0])
+
+
 @given(blocks, st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_windows_end_at_their_row_and_never_cross_an_episode_start(calls, length):

@@ -166,6 +166,8 @@ def test_presets_carry_the_papers_numbers():
     assert shapes == {
         "pearl": (2, 1, 1, True),
         "mql": (1, 2, 1, True),
+        "mql_1200": (6, 2, 1, True),
+        "mql_800": (1, 2, 1, True),
         "maml": (60, 20, 20, False),
         "promp": (20, 20, 20, False),
         "rl2": (1, 1, 1, False),
@@ -363,6 +365,26 @@ def test_an_environment_without_a_time_limit_is_an_error():
     family.horizon = HORIZON - 1
     with pytest.raises(RuntimeError, match="1 of 3 episodes went on beyond the time limit of 5"):
         evaluate(ZeroAgent(), family, Protocol(), make_vector_env=FakeVectorEnv)
+
+
+@pytest.mark.parametrize(("limit", "scored"), [(2, HORIZON), (HORIZON + 4, HORIZON)])
+def test_adaptation_episodes_can_have_another_time_limit(limit, scored):
+    asked = {}
+
+    class Env(FakeVectorEnv):
+        def __init__(self, *arguments, max_episode_steps=None, **named):
+            super().__init__(*arguments, **named)
+            asked["limit"] = max_episode_steps
+
+    protocol = Protocol(adaptation_episodes=1, scored_episodes=1, adaptation_horizon=limit)
+    report = evaluate(ZeroAgent(), fake_family(), protocol, make_vector_env=Env)
+    assert asked["limit"] == (limit if limit > HORIZON else None)
+    assert report.lengths[..., 0].max() == min(limit, report.lengths.max())
+    assert (report.lengths[..., 0] <= limit).all()
+    assert (report.lengths[..., 1] <= scored).all()
+    assert Protocol.from_dict(protocol.to_dict()) == protocol
+    with pytest.raises(ValueError, match="adaptation_horizon must hold integers of at least 1"):
+        Protocol(adaptation_horizon=0)
 
 
 # Reports
