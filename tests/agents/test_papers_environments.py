@@ -1,0 +1,72 @@
+"""Every agent on every environment of its paper, through the command line. Slow: minutes in all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_run import OVERRIDES
+
+from metarl_agents.config import preset_tables
+from metarl_agents.registry import AGENTS
+
+# A table of the preset `paper` names an environment of the paper; "default" does not.
+CASES = [
+    (agent, env_id)
+    for agent in AGENTS
+    for env_id in preset_tables(agent)["paper"]
+    if env_id != "default" and not env_id.startswith("MetaPoint")
+]
+# Of paper-sized runs, only the sizes are cut down; the rest is the preset's.
+REPLACED = ("initial_steps", "capacity_per_task", "num_simulations", "context_batch")
+SMALL = {
+    agent: [text for text in overrides if text.split("=")[0] not in REPLACED]
+    for agent, overrides in OVERRIDES.items()
+}
+
+
+def metarl(*arguments):
+    return [str(Path(sys.executable).with_name("metarl")), *map(str, arguments)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("agent", "env_id"), CASES)
+def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(agent, env_id, tmp_path):
+    run_dir = tmp_path / "run"
+    changes = [*SMALL[agent], "initial_steps=50", "capacity_per_task=2000", "num_simulations=20"]
+    options = [part for text in changes for part in ("--set", text)]
+    steps = 90_000
+    command = metarl(
+        "train", agent, env_id, "--preset", "paper", "--steps", steps, "--out", run_dir, *options
+    )
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
+        assert process.poll() is None, "the run ended before its first iteration"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "stopped" in said
+    config = json.loads((run_dir / "config.json").read_text())
+    done = int(json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])["env_steps"])
+    # Let it end soon after it has been resumed.
+    config["config"]["total_env_steps"] = done + 1
+    (run_dir / "config.json").write_text(json.dumps(config))
+    for arguments in (
+        ("resume", run_dir, "--no-progress"),
+        ("evaluate", run_dir, "--protocol", "mql" if agent in ("td3_context", "mql") else "pearl"),
+        ("plot", run_dir, "--out", tmp_path),
+    ):
+        result = subprocess.run(
+            metarl(*arguments), capture_output=True, text=True, timeout=600, env=dict(os.environ)
+        )
+        assert result.returncode == 0, result.stderr
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["iteration"] for r in records] == list(range(1, len(records) + 1))
+    assert records[-1]["env_steps"] > done
+    assert (tmp_path / "learning.png").stat().st_size > 1000
+    assert list(tmp_path.glob(f"adaptation_{env_id}_*.png"))
