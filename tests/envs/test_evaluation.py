@@ -24,6 +24,7 @@ from metarl_envs.evaluation import (
     ScriptedOracle,
     ZeroAgent,
     adaptation_curve,
+    compare,
     evaluate,
     iqm,
     plot_adaptation,
@@ -385,6 +386,32 @@ def test_adaptation_episodes_can_have_another_time_limit(limit, scored):
     assert Protocol.from_dict(protocol.to_dict()) == protocol
     with pytest.raises(ValueError, match="adaptation_horizon must hold integers of at least 1"):
         Protocol(adaptation_horizon=0)
+
+
+def test_reports_on_the_same_tasks_are_compared_pair_by_pair():
+    protocol = Protocol(adaptation_episodes=0, seeds=(0, 1, 2))
+    first = evaluate(RandomAgent(), fake_family(), protocol, make_vector_env=FakeVectorEnv)
+    second = evaluate(ZeroAgent(), fake_family(), protocol, make_vector_env=FakeVectorEnv)
+    shifted = dataclasses.replace(second, returns=second.returns + 2.0)
+    result = compare(shifted, second)
+    # Everywhere the same difference: an interval without width, though the tasks differ.
+    assert tuple(result.difference) == pytest.approx((2.0, 2.0, 2.0))
+    assert tuple(result.difference_iqm) == pytest.approx((2.0, 2.0, 2.0))
+    assert result.better == 1.0
+    assert compare(second, shifted).difference.value == pytest.approx(-2.0)
+    assert compare(second, second).better == 0.5
+    assert result.scores[0] - result.scores[1] == pytest.approx(2.0)
+    both = compare(first, second, names=("random", "zero"))
+    assert both.names == ("random", "zero")
+    assert both.difference.value == pytest.approx((first.scores - second.scores).mean())
+    assert str(both).startswith("random: IQM")
+    for changed, what in (
+        (dataclasses.replace(second, family="Other-v0"), "family"),
+        (dataclasses.replace(second, protocol=dataclasses.replace(protocol, seeds=(0, 1, 3))), "seeds"),
+        (dataclasses.replace(second, tasks=tuple(reversed(second.tasks))), "tasks"),
+    ):
+        with pytest.raises(ValueError, match=f"reports on the same {what}"):
+            compare(first, changed)
 
 
 # Reports
