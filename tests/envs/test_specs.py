@@ -18,6 +18,7 @@ CONTENTS = {i: specs.read_toml(tables.spec_directory() / f"{i}.toml") for i in I
 # These hold what the author chooses; who reads them checks them.
 FREE_TABLES = {"body_options", "objective_options"}
 OPTIONAL = {
+    "fixed_starts",
     "train_equals_test", "body_options", "objective_options", "arguments", "subsets",
     "table.seed", "table.splits",
     "splits.ood", "splits.train.distribution", "splits.test.distribution", "splits.ood.distribution",
