@@ -82,9 +82,10 @@ def test_meta_training_is_td3_contexts_to_the_bit():
 def test_adaptation_changes_the_actions_and_rolls_everything_back():
     algorithm, buffer = make()
     before, generator = everything(algorithm), algorithm.generator.get_state()
-    counters = (algorithm.updates, algorithm.policy_value)
+    counters, of_buffer = (algorithm.updates, algorithm.policy_value), buffer.generator_state()
     first, second, agent = adapted_episode(algorithm, buffer)
     assert_equal_states(everything(algorithm), before)
+    assert buffer.generator_state() == of_buffer
     assert torch.equal(algorithm.generator.get_state(), generator)
     assert (algorithm.updates, algorithm.policy_value) == counters
     unadapted = algorithm.trial_agent(buffer)

@@ -1,6 +1,7 @@
 """Replay buffer of whole episodes, one ring per task, all tasks in one allocation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -279,6 +280,15 @@ class TaskReplayBuffer(ReplayBuffer):  # type: ignore[misc]
         sizes_T = np.minimum(held_T, last)
         age = self._uniform(tasks_T, sizes_T, batch_size, "transitions")
         return self._rows(tasks_T, age + (held_T - sizes_T)[:, None])
+
+    @contextmanager
+    def drawing_from(self, generator: np.random.Generator) -> Iterator[None]:
+        """Draws from another generator for a while, and leaves its own as it was."""
+        own, self.generator = self.generator, generator
+        try:
+            yield
+        finally:
+            self.generator = own
 
     def _uniform(self, tasks: IntArray, sizes: IntArray, count: int, what: str) -> IntArray:
         if np.any(sizes <= 0):

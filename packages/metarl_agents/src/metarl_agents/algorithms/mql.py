@@ -314,9 +314,8 @@ class MQLAgent:
     def _adapt(self, task: int) -> TD3ContextAgent:
         algorithm, seed = self.algorithm, self.trial.seed
         assert self.replay is not None
-        self.replay.generator = numpy_stream(seed, f"replay {task}")
         new = self._buffer(task)
-        with algorithm.rolled_back():
+        with algorithm.rolled_back(), self.replay.drawing_from(numpy_stream(seed, f"replay {task}")):
             algorithm.generator = torch_stream(seed, f"adaptation {task}", algorithm.device)
             self.records.append(algorithm.adapt(new, self.replay, self.trial.adaptation_episodes))
             actor = copy.deepcopy(algorithm.policy.actor)
