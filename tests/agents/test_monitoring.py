@@ -12,7 +12,7 @@ from metarl_agents import evaluate_run, load_agent, resume, train
 from metarl_agents.config import ConfigError
 from metarl_agents.curves import plot_learning
 from metarl_agents.metrics import EVALUATION_GLOSSARY, GLOSSARY
-from metarl_agents.run import RunError
+from metarl_agents.run_directory import RunError
 from metarl_envs.evaluation import Report, compare
 
 WATCHED = [*TINY_MQL, "evaluate_every=2", "evaluation_protocols=mql,pearl"]

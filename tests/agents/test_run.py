@@ -24,7 +24,7 @@ from metarl_agents.logging import JsonLines, TrainingLogger
 from metarl_agents.meta_algorithm import QuietOffPolicyTrainer
 from metarl_agents.metrics import GLOSSARY, TIMING_GLOSSARY
 from metarl_agents.registry import AGENTS, find_agent
-from metarl_agents.run import RunError
+from metarl_agents.run_directory import RunError
 
 ENV = "MetaPoint-Goal-v0"
 TINY = [

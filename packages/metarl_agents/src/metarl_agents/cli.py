@@ -130,11 +130,11 @@ def evaluate(
     The references beside it are the zero action, random actions and, where there is one, the scripted
     oracle, on the same tasks and seeds.
     """
-    from metarl_agents import run
+    from metarl_agents.evaluating import evaluate_run, report_stem
     from metarl_agents.monitoring import find_protocol
 
     chosen = None if seeds is None else _integers("seeds", seeds)
-    report = run.evaluate_run(
+    report = evaluate_run(
         run_dir,
         split=split,
         protocol=protocol,
@@ -144,7 +144,7 @@ def evaluate(
         threads=threads,
     )
     print(report.summary())
-    stem = run.report_stem(split, find_protocol(protocol), overrides or [])
+    stem = report_stem(split, find_protocol(protocol), overrides or [])
     print(f"written: {run_dir}/report_{stem}.json and .png")
 
 

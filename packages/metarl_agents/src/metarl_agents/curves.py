@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from metarl_agents.monitoring import FILE
-from metarl_agents.run import RunError, read_description
+from metarl_agents.run_directory import RunError, read_description
 from metarl_envs.files import atomic_path
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

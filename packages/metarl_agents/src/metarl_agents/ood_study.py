@@ -20,9 +20,11 @@ from matplotlib.figure import Figure
 import metarl_envs
 from metarl_agents.config import ConfigError, load_config, parse_overrides
 from metarl_agents.curves import read_metrics
+from metarl_agents.evaluating import evaluate_run
 from metarl_agents.monitoring import FILE, find_protocol
 from metarl_agents.registry import find_agent
-from metarl_agents.run import RunResult, evaluate_run, read_description, resume, train
+from metarl_agents.run import RunResult, resume, train
+from metarl_agents.run_directory import read_description
 from metarl_envs.evaluation import compare
 from metarl_envs.files import atomic_path, readable_json
 

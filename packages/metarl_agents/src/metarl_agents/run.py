@@ -1,7 +1,5 @@
-"""Training runs: a directory that holds everything, and can be resumed and evaluated."""
+"""Training runs: a directory that holds everything, and can be resumed."""
 
-import json
-import platform
 import shlex
 import signal
 import sys
@@ -10,39 +8,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import metarl_envs
-from metarl_agents.assembly import Assembly, assemble, replay_buffer, torch_threads
-from metarl_agents.checkpoint import (
-    CheckpointError,
-    newest_checkpoint,
-    read_checkpoint,
-    read_weights,
-    unprefixed,
-    write_checkpoint,
-)
-from metarl_agents.config import ConfigError, OffPolicyConfig, load_config, parse_overrides
+from metarl_agents.assembly import Assembly, assemble, torch_threads
+from metarl_agents.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
+from metarl_agents.config import OffPolicyConfig, load_config, parse_overrides
+from metarl_agents.evaluating import load_agent
 from metarl_agents.logging import TrainingLogger
-from metarl_agents.monitoring import Monitor, check_evaluations, diagnostics, find_protocol
+from metarl_agents.monitoring import Monitor, check_evaluations
 from metarl_agents.progress import RunProgress
 from metarl_agents.registry import find_agent
-from metarl_envs import evaluation
-from metarl_envs.files import atomic_path
-
-#: Distributions whose versions decide the numbers of a run.
-PACKAGES = (
-    "metarl-agents", "metarl-envs", "torch", "tianshou", "numpy", "gymnasium", "mujoco",
-    "safetensors",
-)  # fmt: skip
-
-
-class RunError(RuntimeError):
-    """A run directory cannot be used as asked; the message says why."""
+from metarl_agents.run_directory import RunError, check_device, read_description, versions, write_json
 
 
 @dataclass(frozen=True)
@@ -147,184 +127,6 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     folder = Path(run_dir)
     description, config = read_description(folder)
     return _run(folder, description, config, progress)
-
-
-def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[str] = ()) -> Any:
-    """The agent of a run's newest checkpoint, for `metarl_envs.evaluation.evaluate`.
-
-    Args:
-        run_dir: the run's directory.
-        device: where networks live.
-        overrides: `key=value` texts that change how the agent adapts; see `evaluation_keys` of its
-            configuration.
-
-    Raises:
-        RunError: when the directory is not a run.
-        CheckpointError: when it has no checkpoint, or a damaged one.
-        ConfigError: for a key that an evaluation cannot change, or a bad value.
-    """
-    folder = Path(run_dir)
-    description, config = read_description(folder)
-    changes = parse_overrides(overrides)
-    for key in changes:
-        if key not in config.evaluation_keys:
-            known = ", ".join(config.evaluation_keys) or "none"
-            raise ConfigError(
-                f"an evaluation of {description['agent']} cannot change {key!r}; it can change: {known}"
-            )
-    config = config.replace(changes)
-    path = newest_checkpoint(folder / "checkpoints")
-    if path is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet")
-    check_device(device)
-    algorithm_class = find_agent(description["agent"]).load()
-    family = metarl_envs.family(description["env_id"])
-    env = metarl_envs.MetaVectorEnv(family, 1, observe_task=algorithm_class.observe_task)
-    algorithm = algorithm_class.from_config(
-        config,
-        observation_space=env.single_observation_space,
-        action_space=env.single_action_space,
-        num_tasks=len(family.tasks("train")),
-        seed=description["seed"],
-        device=torch.device(device),
-    )
-    env.close()
-    algorithm.load_network_state(read_weights(path))
-    if not algorithm_class.needs_replay:
-        return algorithm.trial_agent()
-    buffer = replay_buffer(
-        config,
-        len(metarl_envs.family(description["env_id"]).tasks("train")),
-        env.single_observation_space,
-        env.single_action_space,
-        seed=description["seed"],
-    )
-    buffer.load_state_arrays(unprefixed("buffer", read_checkpoint(path).arrays))
-    return algorithm.trial_agent(buffer)
-
-
-def evaluate_run(
-    run_dir: str | Path,
-    *,
-    split: str = "test",
-    protocol: str | evaluation.Protocol = "pearl",
-    seeds: Sequence[int] | None = None,
-    references: bool = True,
-    device: str = "cpu",
-    overrides: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
-    threads: int = 1,
-) -> evaluation.Report:
-    """Evaluates a run's agent and writes `report_<split>_<protocol>.json` and `.png` beside it.
-
-    Overrides become part of the files' names. An agent that says what its adaptation did has that
-    written to `adaptation_<split>_<protocol>.json`.
-
-    Args:
-        run_dir: the run's directory.
-        split: tasks to evaluate on.
-        protocol: a protocol, or the name of one in `metarl_envs.evaluation.PROTOCOLS`.
-        seeds: repetitions in place of the protocol's.
-        references: whether to add the zero-action, random and scripted references.
-        device: where networks live.
-        overrides: `key=value` texts that change how the agent adapts; see `load_agent`.
-        progress: called with episodes done and to do.
-        threads: threads of PyTorch and of the simulator.
-
-    Raises:
-        ConfigError: for an unknown protocol, or an override that an evaluation cannot make.
-        RunError: when the directory is not a run.
-        CheckpointError: when it has no usable checkpoint.
-    """
-    folder = Path(run_dir)
-    description, _ = read_description(folder)
-    chosen = find_protocol(protocol)
-    changes: dict[str, Any] = {"split": split}
-    if seeds is not None:
-        changes["seeds"] = tuple(seeds)
-    chosen = evaluation.Protocol.from_dict(chosen.to_dict() | changes)
-    family, arguments = description["env_id"], {"num_threads": threads}
-    with torch_threads(threads):
-        agent = load_agent(folder, device=device, overrides=overrides)
-        report = evaluation.evaluate(
-            agent,
-            family,
-            chosen,
-            env_arguments=arguments,
-            progress=progress,
-            agent_name=description["agent"],
-        )
-        if references:
-            others = evaluation.reference_reports(family, chosen, env_arguments=arguments)
-            report = report.with_references(others)
-    stem = report_stem(split, chosen, overrides)
-    report.to_json(folder / f"report_{stem}.json")
-    evaluation.plot_adaptation(report, folder / f"report_{stem}.png")
-    if records := diagnostics(agent):
-        write_json(folder / f"adaptation_{stem}.json", {"records": records})
-    return report
-
-
-def report_stem(split: str, protocol: evaluation.Protocol, overrides: Sequence[str] = ()) -> str:
-    """What the names of an evaluation's files have in common."""
-    changes = (f"{key}-{value}" for key, value in sorted(parse_overrides(overrides).items()))
-    return "_".join((split, protocol.name or "protocol", *changes))
-
-
-def read_description(folder: Path) -> tuple[dict[str, Any], OffPolicyConfig]:
-    """The contents of a run's `config.json`, and the configuration in it.
-
-    Raises:
-        RunError: when the directory is not a run.
-    """
-    try:
-        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config_class = find_agent(description["agent"]).load().config_class
-        return description, config_class().replace(description["config"])
-    except (OSError, KeyError, ValueError) as error:
-        raise RunError(f"{folder} is not the directory of a run: {error}") from error
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes values as readable JSON."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def check_device(device: str) -> None:
-    """Fails early and clearly when the device is not there.
-
-    Raises:
-        ConfigError: for a device PyTorch does not know or cannot use here.
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {device!r} cannot be used: {error}") from None
-
-
-def versions(family: metarl_envs.Family) -> dict[str, Any]:
-    """Versions and checksums that the numbers of a run depend on."""
-    env = metarl_envs.MetaVectorEnv(family, 1)
-    sources = {
-        split: evaluation.Provenance.collect(
-            family,
-            split,
-            env_arguments={},
-            observe_task=False,
-            env=env,
-            maker=metarl_envs.MetaVectorEnv,
-        )
-        for split in family.splits
-    }
-    env.close()
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "tables": {split: source.table_sha256 for split, source in sources.items()},
-        "model": sources["train"].model_checksum,
-    }
 
 
 class _Signals:
