@@ -119,6 +119,59 @@ def test_crls_paper_values_are_pearls():
         assert config.total_env_steps == tasks * 2000 + 500 * 5 * 1000
 
 
+@pytest.mark.parametrize("agent", ["td3", "td3_context", "mql"])
+def test_mqls_paper_values_are_those_of_its_released_commands(agent):
+    """Fakoor et al. 2020, run_script.py: the paper's own table is shifted against its header."""
+    fields = ("policy_every", "exploration_noise", "target_noise", "updates_per_iteration",
+              "learning_rate", "tasks_per_iteration")  # fmt: skip
+    context = ("history_length", "context_size", "unbounded_evaluation")
+    adaptation = ("weight_clip", "replay_updates", "new_updates", "propensity_c", "replay_batch",
+                  "propensity_observations", "snapshot_steps")  # fmt: skip
+    table = {
+        "MetaHalfCheetah-Vel-v0": (
+            (2, 0.3, 0.3, 200, 1e-3, 1), (20, 15, False), (1.0, 100, 10, 0.1, 5 * 256, False, 2000), 500,
+        ),
+        "MetaHalfCheetah-Dir-v0": (
+            (2, 0.3, 0.3, 500, 3e-4, 1), (20, 20, False), (1.5, 50, 10, 0.5, 10 * 256, False, 2000), 5000,
+        ),
+        "MetaAnt-Dir-v0": (
+            (4, 0.2, 0.4, 1000, 3e-4, 5), (25, 30, True), (1.2, 400, 5, 0.05, 5 * 256, False, 2000), 5000,
+        ),
+        "MetaAnt-Goal-v0": (
+            (4, 0.3, 0.3, 200, 4e-4, 5), (40, 40, True), (2.0, 150, 10, 0.1, 256, True, 1000), 1500,
+        ),
+        "MetaHumanoid-Dir2D-v0": (
+            (3, 0.2, 0.3, 500, 3e-4, 1), (15, 20, True), (2.0, 15, 5, 0.1, 5 * 256, True, 2000), 1000,
+        ),
+        "MetaWalker2d-Params-v0": (
+            (3, 0.2, 0.2, 200, 8e-4, 5), (10, 30, False), (1.1, 400, 10, 0.06, 5 * 256, True, 4000), 2000,
+        ),
+    }  # fmt: skip
+    for env_id, (values, of_context, of_adaptation, initial) in table.items():
+        config = load_config(find_agent(agent).load().config_class, agent, env_id, "paper")
+        assert tuple(getattr(config, name) for name in fields) == values
+        # At least 10,000 random steps in all, in episodes of 50; a million transitions, half of that
+        # for the humanoid.
+        tasks = len(metarl_envs.family(env_id).tasks("train"))
+        assert config.initial_steps == initial
+        assert config.initial_steps * tasks >= 10_000
+        wanted = 500_000 if "Humanoid" in env_id else 1_000_000
+        assert config.capacity_per_task * tasks == pytest.approx(wanted, rel=0.001)
+        shared = (config.gamma, config.tau, config.batch_size, config.hidden, config.initial_cut)
+        assert shared == (0.99, 0.005, 256, (300, 300), 50)
+        assert config.total_env_steps == 5_000_000
+        if agent != "td3":
+            assert tuple(getattr(config, name) for name in context) == of_context
+        if agent == "mql":
+            assert tuple(getattr(config, name) for name in adaptation) == of_adaptation
+            assert (config.proximal, config.weight_floor) == ("ess", 0.1)
+    for env_id in ("MetaHalfCheetah-VelOODMedium-v0", "MetaHalfCheetah-VelOODHard-v0"):
+        config_class = find_agent(agent).load().config_class
+        assert load_config(config_class, agent, env_id, "paper") == load_config(
+            config_class, agent, "MetaHalfCheetah-Vel-v0", "paper"
+        )
+
+
 def test_precedence_and_unknown_names():
     base = load_config(PEARLConfig, "pearl", "Unheard-Of-v0", "fast")
     assert base == load_config(PEARLConfig, "pearl", "default", "fast")
