@@ -87,7 +87,7 @@ AGENTS: dict[str, AgentEntry] = {
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic that observes the task",
             reference="Haarnoja et al. 2018, arXiv:1801.01290",
-            tier="implemented",
+            tier="verified",
         ),
     )
 }
