@@ -255,7 +255,7 @@ def test_gradient_steps_follow_the_released_code():
     collected = type("Stats", (), {"n_collected_steps": 90, "n_collected_episodes": 4})()
     assert config.gradient_steps(filled_buffer(tasks=5), collected) == 22
     assert config.gradient_steps(filled_buffer(tasks=6), collected) == 200
-    assert config.schedule() == Schedule(
+    assert TD3.schedule(config) == Schedule(
         initial=(Stage(500, "random", False, cut=50),), iteration=(Stage(1, "exploring", False),)
     )
 

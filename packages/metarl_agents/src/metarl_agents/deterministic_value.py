@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metarl_agents.collector import Schedule, Stage
 from metarl_agents.config import OffPolicyConfig
+from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm, TMetaPolicy
 from metarl_agents.networks import TwinCritic, mlp
 from metarl_agents.task_buffer import TaskReplayBuffer
 
@@ -59,20 +60,56 @@ class DeterministicConfig(OffPolicyConfig):
         "small_buffer",
     )
 
-    def schedule(self) -> Schedule:
-        """Random actions on every task, then episodes of the visited tasks with exploration noise."""
-        cut = self.initial_cut or None
-        return Schedule(
-            initial=(Stage(self.initial_steps, "random", to_context=False, cut=cut),),
-            iteration=(Stage(self.steps_per_task, "exploring", to_context=False),),
-        )
-
     def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int:
         """Gradient steps after a collection; at least one."""
         if len(buffer) < self.small_buffer:
             mean_length: float = collected.n_collected_steps / collected.n_collected_episodes
             return max(1, round(mean_length))
         return self.updates_per_iteration
+
+
+class DelayedAlgorithm(MetaOffPolicyAlgorithm[TMetaPolicy]):
+    """What the algorithms share that step their actor and slow networks every so many critic steps.
+
+    Args:
+        policy: the policy.
+        config: the configuration.
+        generator: source of the update's random numbers, on the device of the networks.
+    """
+
+    observe_task: ClassVar[bool] = False
+    loss_names = ("critic_loss", "target_value", "policy_value")
+
+    def __init__(
+        self, *, policy: TMetaPolicy, config: DeterministicConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            training_reward=config.training_reward,
+            report_every=config.updates_per_iteration,
+            generator=generator,
+        )
+        self.config = config
+        self.updates = 0
+        self.policy_value = torch.zeros((), device=self.device)
+
+    @staticmethod
+    def schedule(config: DeterministicConfig) -> Schedule:
+        """Random actions on every task, then episodes of the visited tasks with exploration noise."""
+        return Schedule(
+            initial=(
+                Stage(config.initial_steps, "random", to_context=False, cut=config.initial_cut or None),
+            ),
+            iteration=(Stage(config.steps_per_task, "exploring", to_context=False),),
+        )
+
+    def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int:
+        """See `DeterministicConfig.small_buffer`."""
+        return self.config.gradient_steps(buffer, collected)
+
+    def begin_updates(self) -> None:
+        """The delay of the actor starts anew after each collection, with a step of the actor."""
+        self.updates = 0
 
 
 class DeterministicActor(nn.Module):

@@ -52,27 +52,30 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
     check_device(device)
     algorithm_class = find_agent(description["agent"]).load()
     family = metarl_envs.family(description["env_id"])
+    num_tasks = len(family.tasks("train"))
     env = metarl_envs.MetaVectorEnv(family, 1, observe_task=algorithm_class.observe_task)
     algorithm = algorithm_class.from_config(
         config,
         observation_space=env.single_observation_space,
         action_space=env.single_action_space,
-        num_tasks=len(family.tasks("train")),
+        num_tasks=num_tasks,
         seed=description["seed"],
         device=torch.device(device),
     )
     env.close()
-    algorithm.load_network_state(read_weights(path))
     if not algorithm_class.needs_replay:
+        algorithm.load_network_state(read_weights(path))
         return algorithm.trial_agent()
+    checkpoint = read_checkpoint(path)
+    algorithm.load_network_state(checkpoint.weights)
     buffer = replay_buffer(
         config,
-        len(metarl_envs.family(description["env_id"]).tasks("train")),
+        num_tasks,
         env.single_observation_space,
         env.single_action_space,
         seed=description["seed"],
     )
-    buffer.load_state_arrays(unprefixed("buffer", read_checkpoint(path).arrays))
+    buffer.load_state_arrays(unprefixed("buffer", checkpoint.arrays))
     return algorithm.trial_agent(buffer)
 
 

@@ -16,11 +16,10 @@ the released code:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
@@ -90,11 +89,8 @@ def draw_history(
     entries[synthetic, starts, actions] = 0.0
     valid_SB = own_SB.copy()
     valid_SB[synthetic, starts] = True
-    all_valid = valid_SB.all()
-    return History(
-        torch.from_numpy(entries).to(device),
-        None if all_valid else torch.from_numpy(valid_SB).to(device),
-    )
+    valid = None if valid_SB.all() else torch.from_numpy(valid_SB).to(device)
+    return History(torch.from_numpy(entries).to(device), valid)
 
 
 def first_entries(observations_RO: Tensor, noise_RA: Tensor, noise: float) -> Tensor:
@@ -112,8 +108,3 @@ def first_entries(observations_RO: Tensor, noise_RA: Tensor, noise: float) -> Te
 def entries_of(observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> Tensor:
     """Entries (R, I) of steps that were taken."""
     return torch.cat((actions_RA, rewards_R[:, None], observations_RO), -1)
-
-
-def as_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array as float32 on the device."""
-    return torch.as_tensor(array, dtype=torch.float32).to(device)

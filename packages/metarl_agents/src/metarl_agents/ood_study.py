@@ -113,9 +113,10 @@ class OODStudy:
         values = parse_overrides(self.overrides)
         if self.steps is not None:
             values["total_env_steps"] = str(self.steps)
-        config = load_config(find_agent("mql").load().config_class, "mql", family_id, self.preset, values)
+        mql = find_agent("mql").load()
+        config = load_config(mql.config_class, "mql", family_id, self.preset, values)
         family = metarl_envs.family(family_id)
-        _, per_visit = config.schedule().steps_per_visit(family.horizon)
+        _, per_visit = mql.schedule(config).steps_per_visit(family.horizon)
         initial = config.initial_steps * len(family.tasks("train"))
         steps = max(config.total_env_steps - initial, 1)
         iterations = -(-steps // (per_visit * config.tasks_per_iteration))

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -84,6 +84,16 @@ class MetaPolicy(Policy):  # type: ignore[misc]
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
         """Actions (R, A) for the rollouts `rows`, or for all of them."""
 
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """The array as float32 on the device the policy computes on."""
+        return torch.as_tensor(array, dtype=torch.float32).to(self.generator.device)
+
+    def act_on_arrays(self, observations_RO: NDArray[Any], *, deterministic: bool) -> NDArray[np.float32]:
+        """Actions (R, A) of all rollouts, from and to arrays, as evaluation has them."""
+        actions_RA = self.act(self.tensor(observations_RO), None, deterministic=deterministic)
+        result: NDArray[np.float32] = actions_RA.cpu().numpy()
+        return result
+
     def observe(self, observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> None:
         """Takes in a step of all rollouts that goes on; recurrent policies remember it.
 
@@ -118,6 +128,27 @@ class MetaPolicy(Policy):  # type: ignore[misc]
         return Batch(act=self.act(observations, rows, deterministic=deterministic), state=state)
 
 
+class ExploringPolicy(MetaPolicy):
+    """A policy with the conditionings "random", uniform actions, and "exploring", its own way to."""
+
+    #: What messages call the policy.
+    name: ClassVar[str]
+
+    def __init__(self, *, action_space: Box, observation_space: Box, generator: torch.Generator) -> None:
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        self.at_random = False
+
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
+        """Notes whether actions are to be uniformly random.
+
+        Raises:
+            ValueError: for a conditioning this policy does not have.
+        """
+        if conditioning not in ("random", "exploring"):
+            raise ValueError(f"{self.name} acts at 'random' or 'exploring', not {conditioning!r}")
+        self.at_random = conditioning == "random"
+
+
 class MemorylessAgent:
     """A policy of the observation alone, as evaluation drives it; it learns nothing within a trial.
 
@@ -137,10 +168,7 @@ class MemorylessAgent:
 
     def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Actions (T, A) for observations (T, O)."""
-        tensor = torch.as_tensor(observations, dtype=torch.float32).to(self.policy.generator.device)
-        actions = self.policy.act(tensor, None, deterministic=self.deterministic)
-        result: NDArray[np.float32] = actions.cpu().numpy()
-        return result
+        return self.policy.act_on_arrays(observations, deterministic=self.deterministic)
 
     def observe(self, transition: "Transition") -> None:
         """Nothing to learn."""

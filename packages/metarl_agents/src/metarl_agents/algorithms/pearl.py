@@ -374,10 +374,7 @@ class PEARLAgent:
 
     def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Actions (T, A) for observations (T, O)."""
-        tensor = torch.as_tensor(observations, dtype=torch.float32).to(self.policy.generator.device)
-        actions = self.policy.act(tensor, None, deterministic=self.deterministic)
-        result: NDArray[np.float32] = actions.cpu().numpy()
-        return result
+        return self.policy.act_on_arrays(observations, deterministic=self.deterministic)
 
     def observe(self, transition: "Transition") -> None:
         """Keeps the transition of each active task."""

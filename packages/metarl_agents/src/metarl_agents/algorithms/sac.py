@@ -21,10 +21,10 @@ from metarl_agents.config import OffPolicyConfig
 from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
 from metarl_agents.networks import TwinCritic
 from metarl_agents.optimisers import adam
-from metarl_agents.policies import MemorylessAgent, MetaPolicy, TanhGaussianActor
+from metarl_agents.policies import ExploringPolicy, MemorylessAgent, TanhGaussianActor
 from metarl_agents.seeding import torch_stream
 from metarl_agents.targets import PolyakTarget
-from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.task_buffer import TaskReplayBuffer
 from metarl_agents.transitions import Transitions
 
 
@@ -48,8 +48,10 @@ class SACConfig(OffPolicyConfig):
     may_be_negative: ClassVar[tuple[str, ...]] = ("target_entropy_per_action",)
 
 
-class SACPolicy(MetaPolicy):
+class SACPolicy(ExploringPolicy):
     """Tanh-Gaussian actor pi(a|s). Conditionings: "random" and "exploring", which samples it."""
+
+    name = "SAC"
 
     def __init__(
         self,
@@ -61,17 +63,6 @@ class SACPolicy(MetaPolicy):
     ) -> None:
         super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
         self.actor = actor
-        self.at_random = False
-
-    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Notes whether actions are to be uniformly random.
-
-        Raises:
-            ValueError: for a conditioning this policy does not have.
-        """
-        if conditioning not in ("random", "exploring"):
-            raise ValueError(f"SAC acts at 'random' or 'exploring', not {conditioning!r}")
-        self.at_random = conditioning == "random"
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:

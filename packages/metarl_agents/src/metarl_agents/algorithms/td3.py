@@ -15,11 +15,10 @@ from typing import Any, ClassVar, Self
 import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from tianshou.data import CollectStats
 from torch import Tensor
 
-from metarl_agents.collector import Schedule
 from metarl_agents.deterministic_value import (
+    DelayedAlgorithm,
     DeterministicActor,
     DeterministicConfig,
     policy_loss,
@@ -28,13 +27,12 @@ from metarl_agents.deterministic_value import (
     twin_loss,
     twin_target,
 )
-from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
 from metarl_agents.networks import TwinCritic
 from metarl_agents.optimisers import adam
-from metarl_agents.policies import MemorylessAgent, MetaPolicy
+from metarl_agents.policies import ExploringPolicy, MemorylessAgent
 from metarl_agents.seeding import torch_stream
 from metarl_agents.targets import PolyakTarget
-from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.task_buffer import TaskReplayBuffer
 from metarl_agents.transitions import Transitions
 
 
@@ -43,8 +41,10 @@ class TD3Config(DeterministicConfig):
     """Configuration of TD3; the defaults are those of MQL's released code for MetaHalfCheetah-Vel."""
 
 
-class TD3Policy(MetaPolicy):
+class TD3Policy(ExploringPolicy):
     """Deterministic actor pi(s). Conditionings: "random" and "exploring", which adds noise."""
+
+    name = "TD3"
 
     def __init__(
         self,
@@ -58,17 +58,6 @@ class TD3Policy(MetaPolicy):
         super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
         self.actor = actor
         self.exploration_noise = exploration_noise
-        self.at_random = False
-
-    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Notes whether actions are to be uniformly random.
-
-        Raises:
-            ValueError: for a conditioning this policy does not have.
-        """
-        if conditioning not in ("random", "exploring"):
-            raise ValueError(f"TD3 acts at 'random' or 'exploring', not {conditioning!r}")
-        self.at_random = conditioning == "random"
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
@@ -79,31 +68,22 @@ class TD3Policy(MetaPolicy):
         return actions_RA if deterministic else self.with_noise(actions_RA, self.exploration_noise)
 
 
-class TD3(MetaOffPolicyAlgorithm[TD3Policy]):
+class TD3(DelayedAlgorithm[TD3Policy]):
     """Twin delayed deterministic policy gradient; see the module for the source."""
 
     config_class: ClassVar[type[TD3Config]] = TD3Config
-    observe_task: ClassVar[bool] = False
-    loss_names = ("critic_loss", "target_value", "policy_value")
+    config: TD3Config
 
     def __init__(
         self, *, policy: TD3Policy, critics: TwinCritic, config: TD3Config, generator: torch.Generator
     ) -> None:
-        super().__init__(
-            policy=policy,
-            training_reward=config.training_reward,
-            report_every=config.updates_per_iteration,
-            generator=generator,
-        )
-        self.config = config
+        super().__init__(policy=policy, config=config, generator=generator)
         self.critics = critics
         self.target_critics = PolyakTarget(critics, config.tau)
         self.target_actor = PolyakTarget(policy.actor, config.tau)
         factory = adam(config.learning_rate)
         self.critic_optim = self._create_optimizer(critics, factory)
         self.actor_optim = self._create_optimizer(policy.actor, factory)
-        self.updates = 0
-        self.policy_value = torch.zeros((), device=self.device)
 
     @classmethod
     def from_config(
@@ -133,19 +113,6 @@ class TD3(MetaOffPolicyAlgorithm[TD3Policy]):
             config=config,
             generator=torch_stream(seed, "update", device),
         )
-
-    @staticmethod
-    def schedule(config: TD3Config) -> Schedule:
-        """Random actions on every task, then episodes with exploration noise."""
-        return config.schedule()
-
-    def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int:
-        """See `DeterministicConfig.small_buffer`."""
-        return self.config.gradient_steps(buffer, collected)
-
-    def begin_updates(self) -> None:
-        """The delay of the actor starts anew after each collection, with a step of the actor."""
-        self.updates = 0
 
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Transitions:
         """Transitions drawn uniformly from all tasks' data."""

@@ -16,11 +16,10 @@ import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import Algorithm
-from tianshou.data import CollectStats
 from torch import Tensor, nn
 
-from metarl_agents.collector import Schedule
 from metarl_agents.deterministic_value import (
+    DelayedAlgorithm,
     DeterministicActor,
     DeterministicConfig,
     policy_loss,
@@ -32,15 +31,13 @@ from metarl_agents.deterministic_value import (
 from metarl_agents.gru import RollingContext, WindowGRU, last_states
 from metarl_agents.history import (
     History,
-    as_tensor,
     draw_history,
     entries_of,
     entry_size,
     first_entries,
 )
-from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
 from metarl_agents.optimisers import adam
-from metarl_agents.policies import MetaPolicy
+from metarl_agents.policies import ExploringPolicy
 from metarl_agents.seeding import torch_stream
 from metarl_agents.targets import PolyakTarget
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
@@ -102,8 +99,10 @@ class ContextCritic(nn.Module):
         self.twins = twin_critic(inputs + config.context_size, config.hidden, generator=generator)
 
 
-class TD3ContextPolicy(MetaPolicy):
+class TD3ContextPolicy(ExploringPolicy):
     """Recurrent deterministic actor. Conditionings: "random" and "exploring", which adds noise."""
+
+    name = "TD3-context"
 
     def __init__(
         self,
@@ -117,19 +116,16 @@ class TD3ContextPolicy(MetaPolicy):
         super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
         self.actor = actor
         self.config = config
-        self.at_random = False
         self.memory: RollingContext | None = None
         self.context_RC = torch.zeros(0, config.context_size)
 
     def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Empties the memory.
+        """Notes whether actions are to be uniformly random, and empties the memory.
 
         Raises:
             ValueError: for a conditioning this policy does not have.
         """
-        if conditioning not in ("random", "exploring"):
-            raise ValueError(f"TD3-context acts at 'random' or 'exploring', not {conditioning!r}")
-        self.at_random = conditioning == "random"
+        super().begin_rollouts(tasks_R, conditioning, buffer)
         self.begin_episodes(len(tasks_R), self.config.history_length)
 
     def begin_episodes(self, count: int, length: int | None) -> None:
@@ -177,12 +173,11 @@ class ContextNetworks(nn.Module):
         self.target_critic = PolyakTarget(critic, tau)
 
 
-class TD3Context(MetaOffPolicyAlgorithm[TD3ContextPolicy]):
+class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
     """TD3 whose actor and critics see a recurrent context; see the module for the source."""
 
     config_class: ClassVar[type[TD3ContextConfig]] = TD3ContextConfig
-    observe_task: ClassVar[bool] = False
-    loss_names = ("critic_loss", "target_value", "policy_value")
+    config: TD3ContextConfig
 
     def __init__(
         self,
@@ -192,19 +187,11 @@ class TD3Context(MetaOffPolicyAlgorithm[TD3ContextPolicy]):
         config: TD3ContextConfig,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(
-            policy=policy,
-            training_reward=config.training_reward,
-            report_every=config.updates_per_iteration,
-            generator=generator,
-        )
-        self.config = config
+        super().__init__(policy=policy, config=config, generator=generator)
         self.networks = networks
         factory = adam(config.learning_rate)
         self.critic_optim = self._create_optimizer(networks.critic, factory)
         self.actor_optim = self._create_optimizer(policy.actor, factory)
-        self.updates = 0
-        self.policy_value = torch.zeros((), device=self.device)
 
     @classmethod
     def from_config(
@@ -239,19 +226,6 @@ class TD3Context(MetaOffPolicyAlgorithm[TD3ContextPolicy]):
             config=config,
             generator=torch_stream(seed, "update", device),
         )
-
-    @staticmethod
-    def schedule(config: TD3ContextConfig) -> Schedule:
-        """Random actions on every task, then episodes with exploration noise."""
-        return config.schedule()
-
-    def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int:
-        """See `DeterministicConfig.small_buffer`."""
-        return self.config.gradient_steps(buffer, collected)
-
-    def begin_updates(self) -> None:
-        """The delay of the actor starts anew after each collection, with a step of the actor."""
-        self.updates = 0
 
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> ContextBatch:
         """Transitions drawn uniformly from all tasks' data, with their histories."""
@@ -365,19 +339,16 @@ class TD3ContextAgent:
     def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Actions (T, A) for observations (T, O)."""
         scored = self.finished_episodes >= self.trial.adaptation_episodes
-        tensor = as_tensor(observations, self.policy.generator.device)
         deterministic = self.trial.deterministic or not scored
-        actions = self.policy.act(tensor, None, deterministic=deterministic)
-        result: NDArray[np.float32] = actions.cpu().numpy()
-        return result
+        return self.policy.act_on_arrays(observations, deterministic=deterministic)
 
     def observe(self, transition: "Transition") -> None:
         """Takes the step into the context."""
-        device = self.policy.generator.device
-        self.policy.observe(
-            as_tensor(transition.observation, device),
-            as_tensor(transition.action, device),
-            as_tensor(transition.reward, device),
+        policy = self.policy
+        policy.observe(
+            policy.tensor(transition.observation),
+            policy.tensor(transition.action),
+            policy.tensor(transition.reward),
         )
 
     def end_episode(self) -> None:
