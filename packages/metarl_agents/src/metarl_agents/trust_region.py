@@ -1,0 +1,126 @@
+"""A natural-gradient step within a trust region, checked on all data before it is taken.
+
+Schulman et al. 2015 (arXiv:1502.05477) with the constants of ProMP's released code: conjugate gradient, then
+a step to the edge of the region, shortened until the surrogate improves and the constraint holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """Constants of the step.
+
+    Attributes:
+        radius: largest mean KL divergence delta.
+        iterations: iterations of conjugate gradient.
+        damping: added to the curvature.
+        shrink: factor between step lengths tried.
+        tries: step lengths tried.
+    """
+
+    radius: float = 0.01
+    iterations: int = 10
+    damping: float = 1e-5
+    shrink: float = 0.8
+    tries: int = 15
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of a step.
+
+    Attributes:
+        accepted: whether parameters moved.
+        loss_before: loss before.
+        loss: loss at the parameters kept.
+        kl: mean KL divergence at the parameters kept.
+        length: fraction of the full step.
+    """
+
+    accepted: bool
+    loss_before: float
+    loss: float
+    kl: float
+    length: float
+
+
+def conjugate_gradient(product: Product, target: Tensor, iterations: int, tolerance: float = 1e-10) -> Tensor:
+    """X with A x = target, approximately, for a positive definite A given as a product."""
+    solution = torch.zeros_like(target)
+    residual, direction = target.clone(), target.clone()
+    squared = residual @ residual
+    for _ in range(iterations):
+        if squared < tolerance:
+            break
+        image = product(direction)
+        step = squared / (direction @ image)
+        solution += step * direction
+        residual -= step * image
+        following = residual @ residual
+        direction = residual + (following / squared) * direction
+        squared = following
+    return solution
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All numbers of the tensors in a row."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def curvature_product(kl: Callable[[], Tensor], parameters: Sequence[Tensor], damping: float) -> Product:
+    """V -> (H + damping I) v with H the Hessian of the KL divergence, by differentiating twice."""
+    gradient = flat(torch.autograd.grad(kl(), parameters, create_graph=True))
+
+    def product(vector: Tensor) -> Tensor:
+        image = torch.autograd.grad(gradient @ vector, parameters, retain_graph=True)
+        return flat(image) + damping * vector
+
+    return product
+
+
+def trust_region_step(
+    module: nn.Module,
+    loss_and_kl: Callable[[], tuple[Tensor, Tensor]],
+    region: TrustRegion,
+    *,
+    curvature_kl: Callable[[], Tensor] | None = None,
+) -> StepResult:
+    """Moves a module's parameters by one step, or leaves them where no step is good.
+
+    Args:
+        module: whose parameters move.
+        loss_and_kl: loss to be lowered and mean KL divergence from the old policies, as functions of
+            the module's current parameters, on all data.
+        region: constants.
+        curvature_kl: KL divergence on a sample, for the curvature only; all data by default. What is
+            accepted is always checked on all data.
+    """
+    parameters = list(module.parameters())
+    loss, _ = loss_and_kl()
+    gradient = flat(torch.autograd.grad(loss, parameters))
+    if not torch.isfinite(gradient).all():
+        return StepResult(False, float(loss), float(loss), 0.0, 0.0)
+    product = curvature_product(curvature_kl or (lambda: loss_and_kl()[1]), parameters, region.damping)
+    direction = conjugate_gradient(product, gradient, region.iterations)
+    curvature = direction @ product(direction)
+    scale = (2.0 * region.radius / curvature.clamp(min=1e-12)).sqrt()
+    origin = flat([p.detach() for p in parameters]).clone()
+    before = float(loss)
+    length = 1.0
+    for _ in range(region.tries):
+        nn.utils.vector_to_parameters(origin - length * scale * direction, parameters)
+        new_loss, kl = (float(value) for value in loss_and_kl())
+        if new_loss < before and kl <= region.radius:
+            return StepResult(True, before, new_loss, kl, length)
+        length *= region.shrink
+    nn.utils.vector_to_parameters(origin, parameters)
+    return StepResult(False, before, before, 0.0, 0.0)
