@@ -32,7 +32,8 @@ class Episodes(NamedTuple):
     @property
     def returns(self) -> NDArray[np.float64]:
         """Undiscounted returns (T, E)."""
-        return np.where(self.valid, self.reward, 0.0).sum(-1)
+        sums: NDArray[np.float64] = np.where(self.valid, self.reward, 0.0).sum(-1)
+        return sums
 
     @property
     def steps(self) -> int:

@@ -106,19 +106,19 @@ def trust_region_step(
     """
     parameters = list(module.parameters())
     loss, _ = loss_and_kl()
+    before = float(loss.detach())
     gradient = flat(torch.autograd.grad(loss, parameters))
     if not torch.isfinite(gradient).all():
-        return StepResult(False, float(loss), float(loss), 0.0, 0.0)
+        return StepResult(False, before, before, 0.0, 0.0)
     product = curvature_product(curvature_kl or (lambda: loss_and_kl()[1]), parameters, region.damping)
     direction = conjugate_gradient(product, gradient, region.iterations)
     curvature = direction @ product(direction)
     scale = (2.0 * region.radius / curvature.clamp(min=1e-12)).sqrt()
     origin = flat([p.detach() for p in parameters]).clone()
-    before = float(loss)
     length = 1.0
     for _ in range(region.tries):
         nn.utils.vector_to_parameters(origin - length * scale * direction, parameters)
-        new_loss, kl = (float(value) for value in loss_and_kl())
+        new_loss, kl = (float(value.detach()) for value in loss_and_kl())
         if new_loss < before and kl <= region.radius:
             return StepResult(True, before, new_loss, kl, length)
         length *= region.shrink
