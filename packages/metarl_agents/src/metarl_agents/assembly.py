@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tianshou.trainer import OffPolicyTrainerParams
+from tianshou.trainer import OffPolicyTrainerParams, OnPolicyTrainerParams
 
 import metarl_envs
 from metarl_agents.checkpoint import (
@@ -18,70 +18,85 @@ from metarl_agents.checkpoint import (
     unprefixed,
 )
 from metarl_agents.collector import MetaCollector
-from metarl_agents.config import ConfigError, OffPolicyConfig
+from metarl_agents.config import ConfigError, OffPolicyConfig, OnPolicyConfig, RunConfig
 from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm
 from metarl_agents.registry import find_agent
 from metarl_agents.seeding import numpy_stream, stream_seed
 from metarl_agents.task_buffer import TaskReplayBuffer
+from metarl_agents.trial_collector import TrialCollector
 from metarl_agents.vector_adapter import GymVectorEnvAdapter, box_width
 
 
 @dataclass
 class Assembly:
-    """An algorithm with its environment, buffer and collector."""
+    """An algorithm with its environment, collector and, where it learns off policy, buffer."""
 
-    algorithm: MetaOffPolicyAlgorithm[Any]
-    collector: MetaCollector
-    buffer: TaskReplayBuffer
+    algorithm: MetaOffPolicyAlgorithm[Any] | MetaOnPolicyAlgorithm[Any]
+    collector: MetaCollector | TrialCollector
+    buffer: TaskReplayBuffer | None
     env: GymVectorEnvAdapter
-    config: OffPolicyConfig
+    config: RunConfig
 
-    def trainer_params(self, logger: Any, save_checkpoint: Any) -> OffPolicyTrainerParams:
+    def trainer_params(
+        self, logger: Any, save_checkpoint: Any
+    ) -> OffPolicyTrainerParams | OnPolicyTrainerParams:
         """Parameters that make one epoch of Tianshou's trainer one iteration of the schedule."""
+        shared = {
+            "training_collector": self.collector,
+            "epoch_num_steps": 1,
+            "logger": logger,
+            "save_checkpoint_fn": save_checkpoint,
+            # Tianshou's way of starting with other counters than zero: it asks the logger.
+            "resume_from_log": True,
+            "verbose": False,
+            "show_progress": False,
+        }
+        if isinstance(self.collector, TrialCollector):
+            return OnPolicyTrainerParams(**shared, collection_step_num_env_steps=1, batch_size=None)
         fewest, usual = self.collector.steps_per_iteration()
         return OffPolicyTrainerParams(
-            training_collector=self.collector,
-            epoch_num_steps=1,
+            **shared,
             collection_step_num_env_steps=fewest,
-            update_step_num_gradient_steps_per_sample=self.config.updates_per_iteration / usual,
-            batch_size=self.config.batch_size,
-            logger=logger,
-            save_checkpoint_fn=save_checkpoint,
-            # Tianshou's way of starting with other counters than zero: it asks the logger.
-            resume_from_log=True,
-            verbose=False,
-            show_progress=False,
+            update_step_num_gradient_steps_per_sample=self.updates_per_iteration / usual,
+            batch_size=self.config.batch_size,  # type: ignore[attr-defined]
         )
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Gradient steps of one iteration, where all episodes have full length."""
+        if isinstance(self.algorithm, MetaOnPolicyAlgorithm):
+            return self.algorithm.steps_per_update(self.config)
+        return int(self.config.updates_per_iteration)  # type: ignore[attr-defined]
 
     def state(self) -> Checkpoint:
         """Everything that decides how the run goes on."""
         algorithm, means = self.algorithm, self.algorithm.means
         env_state = self.env.venv.get_state()  # type: ignore[attr-defined]
         env_arrays = {k: v for k, v in env_state.items() if isinstance(v, np.ndarray)}
-        arrays = prefixed("buffer", self.buffer.state_arrays())
-        arrays |= prefixed("environment", env_arrays)
+        arrays = prefixed("environment", env_arrays)
         arrays |= prefixed("means", {"sums": means.sums})
         arrays |= prefixed("generator", {name: g.get_state() for name, g in algorithm.generators().items()})
         for number, optimiser in enumerate(algorithm.optimisers()):
             arrays |= prefixed(f"optimiser.{number}", optimiser_tensors(optimiser))
-        return Checkpoint(
-            weights=algorithm.network_state(),
-            arrays=arrays,
-            values={
-                "means_count": means.count,
-                "buffer_generator": self.buffer.generator_state(),
-                "collector": self.collector.state(),
-                "environment": {k: v for k, v in env_state.items() if k not in env_arrays},
-            },
-        )
+        values = {
+            "means_count": means.count,
+            "collector": self.collector.state(),
+            "environment": {k: v for k, v in env_state.items() if k not in env_arrays},
+        }
+        if self.buffer is not None:
+            arrays |= prefixed("buffer", self.buffer.state_arrays())
+            values["buffer_generator"] = self.buffer.generator_state()
+        return Checkpoint(weights=algorithm.network_state(), arrays=arrays, values=values)
 
     def load_state(self, checkpoint: Checkpoint) -> None:
         """Restores what `state` returned."""
         algorithm, means = self.algorithm, self.algorithm.means
         arrays, values = checkpoint.arrays, checkpoint.values
         algorithm.load_network_state(checkpoint.weights)
-        self.buffer.load_state_arrays(unprefixed("buffer", arrays))
-        self.buffer.load_generator_state(values["buffer_generator"])
+        if self.buffer is not None:
+            self.buffer.load_state_arrays(unprefixed("buffer", arrays))
+            self.buffer.load_generator_state(values["buffer_generator"])
         self.collector.load_state(values["collector"])
         self.env.venv.set_state(  # type: ignore[attr-defined]
             {**unprefixed("environment", arrays), **values["environment"]}
@@ -97,7 +112,7 @@ class Assembly:
 def assemble(
     agent: str,
     env_id: str,
-    config: OffPolicyConfig,
+    config: RunConfig,
     *,
     seed: int,
     device: torch.device,
@@ -120,10 +135,14 @@ def assemble(
     algorithm_class = find_agent(agent).load()
     family = metarl_envs.family(env_id)
     tasks = family.tasks("train")
-    info_keys = config.info_keys
+    if isinstance(config, OnPolicyConfig):
+        simulations, info_keys = config.tasks_per_iteration * config.episodes_per_task, ()
+    else:
+        assert isinstance(config, OffPolicyConfig)
+        simulations, info_keys = config.num_simulations, config.info_keys
     venv = metarl_envs.MetaVectorEnv(
         env_id,
-        config.num_simulations,
+        simulations,
         split="train",
         observe_task=algorithm_class.observe_task,
         autoreset_mode="Disabled",
@@ -145,19 +164,25 @@ def assemble(
         seed=seed,
         device=device,
     )
+    shared = {
+        "policy": algorithm.policy,
+        "env": env,
+        "tasks": tasks,
+        "tasks_per_iteration": config.tasks_per_iteration,
+        "horizon": family.horizon,
+        "generator": numpy_stream(seed, "collector"),
+    }
+    if isinstance(config, OnPolicyConfig):
+        trials = TrialCollector(
+            **shared,
+            episodes_per_task=config.episodes_per_task,
+            batch_names=algorithm_class.batch_names(config),
+        )
+        return Assembly(algorithm, trials, None, env, config)
     buffer = replay_buffer(
         config, len(tasks), venv.single_observation_space, venv.single_action_space, seed=seed
     )
-    collector = MetaCollector(
-        policy=algorithm.policy,
-        env=env,
-        buffer=buffer,
-        schedule=algorithm_class.schedule(config),
-        tasks=tasks,
-        tasks_per_iteration=config.tasks_per_iteration,
-        horizon=family.horizon,
-        generator=numpy_stream(seed, "collector"),
-    )
+    collector = MetaCollector(**shared, buffer=buffer, schedule=algorithm_class.schedule(config))
     return Assembly(algorithm, collector, buffer, env, config)
 
 

@@ -15,23 +15,14 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class OffPolicyConfig:
-    """What every off-policy agent here is told about collecting, storing and updating.
+class RunConfig:
+    """What every agent here is told about its run.
 
     Attributes:
         total_env_steps: environment steps of a run, the initial ones included.
-        initial_steps: steps collected on each training task before the first update.
-        tasks_per_iteration: tasks visited per iteration, drawn uniformly with replacement.
-        updates_per_iteration: gradient steps per iteration.
-        batch_size: transitions per gradient step; per task, where a step draws tasks.
-        num_simulations: simulations stepped together while collecting.
-        capacity_per_task: transitions kept per task.
-        training_reward: "reward", or the info key whose values the losses train on. What an
-            encoder sees and what is reported is always the environment's reward.
         hidden: hidden widths of actor, critics and other value networks.
         learning_rate: Adam's step size, for all networks.
         gamma: discount per step.
-        tau: Polyak step of slow networks.
         checkpoint_every: iterations between checkpoints; the last one is always saved.
         evaluate_every: iterations between evaluations while training, each of which saves a
             checkpoint first; 0 for none.
@@ -40,17 +31,9 @@ class OffPolicyConfig:
     """
 
     total_env_steps: int = 1_000_000
-    initial_steps: int = 2000
-    tasks_per_iteration: int = 5
-    updates_per_iteration: int = 2000
-    batch_size: int = 256
-    num_simulations: int = 32
-    capacity_per_task: int = 100_000
-    training_reward: str = "reward"
     hidden: tuple[int, ...] = (300, 300, 300)
     learning_rate: float = 3e-4
     gamma: float = 0.99
-    tau: float = 0.005
     checkpoint_every: int = 1
     evaluate_every: int = 0
     evaluation_protocols: tuple[str, ...] = ("pearl",)
@@ -60,6 +43,8 @@ class OffPolicyConfig:
     may_be_zero: ClassVar[tuple[str, ...]] = ("evaluate_every",)
     #: Fields that may be negative.
     may_be_negative: ClassVar[tuple[str, ...]] = ()
+    #: Fields that are at most 1.
+    fractions: ClassVar[tuple[str, ...]] = ("gamma",)
     #: Fields that an evaluation may change, because training does not depend on them.
     evaluation_keys: ClassVar[tuple[str, ...]] = ()
 
@@ -76,7 +61,7 @@ class OffPolicyConfig:
                     raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
                 if number == 0 and field.name not in self.may_be_zero:
                     raise ConfigError(f"{field.name} must be greater than 0")
-        for name in ("gamma", "tau"):
+        for name in self.fractions:
             if getattr(self, name) > 1:
                 raise ConfigError(f"{name} must be at most 1, not {getattr(self, name)}")
 
@@ -95,18 +80,67 @@ class OffPolicyConfig:
             self, **{name: coerce(name, value, types[name]) for name, value in values.items()}
         )
 
-    @property
-    def info_keys(self) -> tuple[str, ...]:
-        """Info entries that are stored with every transition."""
-        return () if self.training_reward == "reward" else (self.training_reward,)
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values of all fields."""
         values = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-TConfig = TypeVar("TConfig", bound=OffPolicyConfig)
+@dataclass(frozen=True)
+class OffPolicyConfig(RunConfig):
+    """What every off-policy agent here is told about collecting, storing and updating.
+
+    Attributes:
+        initial_steps: steps collected on each training task before the first update.
+        tasks_per_iteration: tasks visited per iteration, drawn uniformly with replacement.
+        updates_per_iteration: gradient steps per iteration.
+        batch_size: transitions per gradient step; per task, where a step draws tasks.
+        num_simulations: simulations stepped together while collecting.
+        capacity_per_task: transitions kept per task.
+        training_reward: "reward", or the info key whose values the losses train on. What an
+            encoder sees and what is reported is always the environment's reward.
+        tau: Polyak step of slow networks.
+    """
+
+    initial_steps: int = 2000
+    tasks_per_iteration: int = 5
+    updates_per_iteration: int = 2000
+    batch_size: int = 256
+    num_simulations: int = 32
+    capacity_per_task: int = 100_000
+    training_reward: str = "reward"
+    tau: float = 0.005
+
+    fractions: ClassVar[tuple[str, ...]] = (*RunConfig.fractions, "tau")
+
+    @property
+    def info_keys(self) -> tuple[str, ...]:
+        """Info entries that are stored with every transition."""
+        return () if self.training_reward == "reward" else (self.training_reward,)
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig(RunConfig):
+    """What every on-policy agent here is told about collecting and advantages.
+
+    Attributes:
+        tasks_per_iteration: tasks of an iteration, drawn uniformly with replacement.
+        episodes_per_task: episodes of a task collected side by side under one policy.
+        gae_lambda: lambda of generalised advantage estimation; 1 gives returns minus the baseline.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    learning_rate: float = 1e-3
+    evaluation_protocols: tuple[str, ...] = ("promp",)
+    tasks_per_iteration: int = 40
+    episodes_per_task: int = 20
+    gae_lambda: float = 1.0
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (*RunConfig.may_be_zero, "gae_lambda")
+    fractions: ClassVar[tuple[str, ...]] = (*RunConfig.fractions, "gae_lambda")
+
+
+TConfig = TypeVar("TConfig", bound=RunConfig)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -8,10 +8,10 @@ import json
 import re
 import textwrap
 
-from metarl_agents.config import OffPolicyConfig
+from metarl_agents.config import RunConfig
 
 
-def key_meanings(config_class: type[OffPolicyConfig]) -> dict[str, str]:
+def key_meanings(config_class: type[RunConfig]) -> dict[str, str]:
     """Returns key -> meaning, from the `Attributes:` sections of the class and its bases.
 
     Raises:
@@ -28,7 +28,7 @@ def key_meanings(config_class: type[OffPolicyConfig]) -> dict[str, str]:
     return meanings
 
 
-def describe_config(config: OffPolicyConfig) -> str:
+def describe_config(config: RunConfig) -> str:
     """Returns a configuration as TOML, each key under its meaning."""
     meanings = key_meanings(type(config))
     lines = []

@@ -1,13 +1,15 @@
-"""Gaussian policies as functions of their parameters, so that gradient steps can be differentiated."""
+"""Gaussian policies as functions of their parameters, which may differ from task to task."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 Parameters = dict[str, Tensor]
 
@@ -38,20 +40,59 @@ class Gaussian(NamedTuple):
         squares = old_variance + (old.mean - self.mean).square()
         return (self.log_std - old.log_std + squares / (2 * variance) - 0.5).sum(-1)
 
-    def detach(self) -> Gaussian:
-        """The same without gradient."""
-        return Gaussian(self.mean.detach(), self.log_std.detach())
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Sampled actions (..., A)."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + self.log_std.exp() * noise
 
 
-class GaussianMLP(nn.Module):
+class TaskModel(nn.Module):
+    """Networks of a policy of which every task has its own copy of some parameters.
+
+    Those, "own", are tensors with a leading task axis; the module's other parameters are shared.
+    """
+
+    #: Steps that are worked on together, in whole tasks; see `adaptation.chunks`.
+    chunk_rows: ClassVar[int] = 2000
+    #: Whether actions depend on episodes of the task seen before.
+    needs_memory: ClassVar[bool] = False
+
+    @property
+    def own_names(self) -> Sequence[str]:
+        """Names of the parameters of which tasks have copies: all of them, unless overridden."""
+        return [name for name, _ in self.named_parameters()]
+
+    def start(self, tasks: int) -> Parameters:
+        """The copies before any adaptation, each the module's own parameter."""
+        chosen = set(self.own_names)
+        return {n: p.expand(tasks, *p.shape) for n, p in self.named_parameters() if n in chosen}
+
+    def context(self, own: Mapping[str, Tensor], memory: Any) -> Tensor | None:
+        """What is computed once per batch of episodes: a task embedding (T, D), or nothing."""
+        return None
+
+    def remember(self, memory: Any, episodes: Any, device: torch.device) -> Any:
+        """The memory, on a device, after another batch of episodes (`on_policy.Episodes`)."""
+        return None
+
+    @abstractmethod
+    def distribution(self, obs_TMO: Tensor, own: Mapping[str, Tensor], context: Tensor | None) -> Gaussian:
+        """Action distributions (T, M, A) of every task's observations."""
+
+
+class GaussianMLP(TaskModel):
     """Tanh perceptron with a Gaussian head whose log sigma is a free vector or an output.
+
+    As a `TaskModel`, all its parameters are the tasks' own.
 
     Args:
         inputs: input width.
         hidden: hidden widths.
         actions: width A of an action.
-        generator: CPU generator of the initial weights, Xavier-uniform as in ProMP.
+        generator: CPU generator of the initial weights.
         state_std: whether log sigma depends on the input (TESP) or is one vector (MAML, ProMP).
+        column_norms: norms of the weights into a unit, of hidden layers and the last (TESP's released
+            code: 1.0 and 0.01); None starts weights Xavier-uniform, as in ProMP.
     """
 
     def __init__(
@@ -62,6 +103,7 @@ class GaussianMLP(nn.Module):
         *,
         generator: torch.Generator,
         state_std: bool = False,
+        column_norms: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.actions = actions
@@ -69,34 +111,38 @@ class GaussianMLP(nn.Module):
         self.layers = len(hidden) + 1
         width = inputs
         for number, size in enumerate((*hidden, actions * (1 + state_std))):
-            bound = math.sqrt(6.0 / (width + size))
-            weight = torch.empty(size, width).uniform_(-bound, bound, generator=generator)
+            if column_norms is None:
+                bound = math.sqrt(6.0 / (width + size))
+                weight = torch.empty(size, width).uniform_(-bound, bound, generator=generator)
+            else:
+                weight = torch.randn(size, width, generator=generator)
+                weight *= column_norms[number == len(hidden)] / weight.norm(dim=1, keepdim=True)
             self.register_parameter(f"weight_{number}", nn.Parameter(weight))
             self.register_parameter(f"bias_{number}", nn.Parameter(torch.zeros(size)))
             width = size
         if not state_std:
             self.log_std = nn.Parameter(torch.zeros(actions))
 
-    def parameter_dict(self) -> Parameters:
-        """The module's own parameters by name."""
-        return dict(self.named_parameters())
-
-    def forward(self, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Gaussian:
-        """Action distributions of inputs (M, I), or (T, M, I) where parameters have a leading T.
+    def forward(self, inputs: Tensor, own: Mapping[str, Tensor] | None = None) -> Gaussian:
+        """Action distributions of inputs (..., I); of (T, M, I) where tasks have their own parameters.
 
         Args:
             inputs: the inputs.
-            parameters: parameters in place of the module's own.
+            own: parameters with a leading task axis in place of the module's.
         """
-        chosen = dict(self.named_parameters()) if parameters is None else parameters
-        batched = chosen["weight_0"].dim() == 3
-        hidden = inputs
+        hidden, batched = inputs, False
+        chosen: Mapping[str, Tensor] = dict(self.named_parameters()) if own is None else own
+        if own is not None:
+            batched = own["weight_0"].shape[0] > 1
+            if not batched:
+                # A plain product is a tenth faster than a batch of one.
+                chosen, hidden = {name: value[0] for name, value in own.items()}, inputs[0]
         for number in range(self.layers):
             weight, bias = chosen[f"weight_{number}"], chosen[f"bias_{number}"]
             if batched:
                 hidden = torch.baddbmm(bias[:, None], hidden, weight.mT)
             else:
-                hidden = nn.functional.linear(hidden, weight, bias)
+                hidden = linear(hidden, weight, bias)
             if number < self.layers - 1:
                 hidden = hidden.tanh()
         if self.state_std:
@@ -104,9 +150,10 @@ class GaussianMLP(nn.Module):
         else:
             mean, log_std = hidden, chosen["log_std"]
             log_std = log_std[:, None] if batched else log_std
+        if own is not None and not batched:
+            mean, log_std = mean[None], log_std.expand(1, 1, -1) if log_std.dim() == 1 else log_std[None]
         return Gaussian(mean, log_std.clamp(min=MIN_LOG_STD))
 
-
-def stacked(parameters: Sequence[Mapping[str, Tensor]]) -> Parameters:
-    """Parameters of several tasks with a leading task axis."""
-    return {name: torch.stack([task[name] for task in parameters]) for name in parameters[0]}
+    def distribution(self, obs_TMO: Tensor, own: Mapping[str, Tensor], context: Tensor | None) -> Gaussian:
+        """See `TaskModel.distribution`."""
+        return self(obs_TMO, own)  # type: ignore[no-any-return]

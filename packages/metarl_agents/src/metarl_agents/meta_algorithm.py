@@ -2,9 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -15,26 +13,11 @@ from tianshou.trainer import OffPolicyTrainer, OffPolicyTrainerParams
 from torch import Tensor
 
 from metarl_agents.policies import MetaPolicy
-from metarl_agents.running_means import RunningMeans
+from metarl_agents.run_state import MetaTrainingStats, RunState
 from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
 from metarl_agents.transitions import Transitions
 
 TMetaPolicy = TypeVar("TMetaPolicy", bound=MetaPolicy)
-
-
-@dataclass(kw_only=True)
-class MetaTrainingStats(TrainingStats):  # type: ignore[misc]
-    """Training statistics of one gradient step.
-
-    Attributes:
-        losses: means since the last report, or None between reports.
-    """
-
-    losses: dict[str, float] | None = None
-
-    def get_loss_stats_dict(self) -> dict[str, float]:
-        """The reported means; empty between reports."""
-        return self.losses or {}
 
 
 class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
@@ -66,7 +49,7 @@ class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
             params.update_step_num_gradient_steps_per_sample = usual
 
 
-class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[misc]
+class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[misc]
     """Draws batches from a `TaskReplayBuffer` and hands them to one gradient step.
 
     A subclass is one algorithm: it builds its networks and optimisers, says in `draw` what a step
@@ -79,8 +62,6 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
         generator: source of the update's random numbers, on the device of the networks.
     """
 
-    #: Names of the scalars `gradient_step` returns.
-    loss_names: ClassVar[tuple[str, ...]]
     #: Whether `trial_agent` is to be handed the replay buffer.
     needs_replay: ClassVar[bool] = False
 
@@ -94,9 +75,7 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
     ) -> None:
         super().__init__(policy=policy)
         self.training_reward = training_reward
-        self.generator = generator
-        self.device = generator.device
-        self.means = RunningMeans(self.loss_names, report_every, self.device)
+        self.begin_run(report_every, generator)
 
     @abstractmethod
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Any:
@@ -123,10 +102,6 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
             self.tensor(buffer.terminated.take(rows).astype(np.float32)),
             self.tensor(buffer.obs_next.take(rows, 0)),
         )
-
-    def tensor(self, array: NDArray[Any]) -> Tensor:
-        """The array as a tensor on the algorithm's device."""
-        return torch.from_numpy(array).to(self.device)
 
     # -- Tianshou's surface ---------------------------------------------------------------------
 
@@ -158,33 +133,3 @@ class MetaOffPolicyAlgorithm(OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[m
     def create_trainer(self, params: OffPolicyTrainerParams) -> OffPolicyTrainer:
         """Tianshou's off-policy trainer."""
         return QuietOffPolicyTrainer(self, params)
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode flag only: no network here behaves differently in training.
-
-        Tianshou switches the mode back and forth around each update, and the stock method walks
-        every submodule.
-        """
-        self.training = mode
-        return self
-
-    # -- state ----------------------------------------------------------------------------------
-
-    def network_state(self) -> dict[str, Tensor]:
-        """Parameters of all networks by name, without the optimisers."""
-        state = self.state_dict()
-        del state[self._STATE_DICT_KEY_OPTIMIZERS]
-        return dict(state)
-
-    def load_network_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `network_state` returned; the optimisers stay as they are."""
-        optimisers = [optimiser.state_dict() for optimiser in self._optimizers]
-        self.load_state_dict({**state, self._STATE_DICT_KEY_OPTIMIZERS: optimisers})
-
-    def optimisers(self) -> list[Any]:
-        """The algorithm's optimisers in the order of their creation."""
-        return list(self._optimizers)
-
-    def generators(self) -> Mapping[str, torch.Generator]:
-        """Every generator the algorithm and its policy draw from."""
-        return {"update": self.generator, "policy": self.policy.generator}

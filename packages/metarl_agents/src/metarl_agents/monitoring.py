@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import metarl_envs
-from metarl_agents.config import ConfigError, OffPolicyConfig
+from metarl_agents.config import ConfigError, RunConfig
 from metarl_agents.metrics import EVALUATION_GLOSSARY
 from metarl_envs import evaluation
 from metarl_envs.files import atomic_path
@@ -37,7 +37,7 @@ class Monitor:
         self,
         folder: Path,
         env_id: str,
-        config: OffPolicyConfig,
+        config: RunConfig,
         load: Callable[[], Any],
         *,
         iteration: int,
@@ -91,7 +91,7 @@ class Monitor:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
 
 
-def check_evaluations(config: OffPolicyConfig, family: metarl_envs.Family) -> None:
+def check_evaluations(config: RunConfig, family: metarl_envs.Family) -> None:
     """Fails early when the evaluations of a run could not be made.
 
     Raises:

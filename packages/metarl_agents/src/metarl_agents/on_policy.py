@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.advantages import task_advantages
+from metarl_agents.functional import Gaussian
 from metarl_agents.vector_adapter import GymVectorEnvAdapter
+
+Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Observe = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]], None]
 
 
 class Episodes(NamedTuple):
@@ -36,23 +40,58 @@ class Episodes(NamedTuple):
         return sums
 
     @property
-    def steps(self) -> int:
-        """Environment steps."""
-        return int(self.valid.sum())
+    def lengths(self) -> NDArray[np.int64]:
+        """Steps of each episode (T, E)."""
+        return self.valid.sum(-1)
 
 
-class TaskSample(NamedTuple):
-    """The steps of one task as tensors.
+class Sample(NamedTuple):
+    """The steps of T tasks with the policy that took them, padded to M steps each.
 
     Attributes:
-        obs: observations (M, O).
-        act: actions (M, A).
-        advantage: standardised advantages (M,).
+        obs: observations (T, M, O).
+        act: actions (T, M, A).
+        advantage: standardised advantages (T, M).
+        weight: 1 / number of the task's steps (T, M), so that a weighted sum is a mean; 0 in padding.
+        old: the action distributions when the steps were taken.
+        old_log_prob: log-density of the actions then (T, M).
+        memory: what the policy remembered of each task then.
     """
 
     obs: Tensor
     act: Tensor
     advantage: Tensor
+    weight: Tensor
+    old: Gaussian
+    old_log_prob: Tensor
+    memory: Any = None
+
+    def rows(self, chosen: slice) -> Sample:
+        """The same of some tasks."""
+        old = Gaussian(self.old.mean[chosen], self.old.log_std[chosen])
+        memory = None if self.memory is None else self.memory.rows(chosen)
+        tensors = (self.obs, self.act, self.advantage, self.weight)
+        return Sample(*(x[chosen] for x in tensors), old, self.old_log_prob[chosen], memory)
+
+    def steps(self, chosen_TM: Tensor) -> Sample:
+        """The same of some steps (T, m) of each task, all weighted alike again."""
+
+        def pick(tensor: Tensor) -> Tensor:
+            index = chosen_TM if tensor.dim() == 2 else chosen_TM[..., None].expand(-1, -1, tensor.shape[-1])
+            return tensor.gather(1, index)
+
+        weight = pick(self.weight)
+        log_std = self.old.log_std
+        old = Gaussian(pick(self.old.mean), log_std if log_std.shape[1] == 1 else pick(log_std))
+        return Sample(
+            pick(self.obs),
+            pick(self.act),
+            pick(self.advantage),
+            weight / weight.sum(-1, keepdim=True).clamp(min=1e-12),
+            old,
+            pick(self.old_log_prob),
+            self.memory,
+        )
 
 
 def collect_episodes(
@@ -60,7 +99,8 @@ def collect_episodes(
     tasks: Sequence[Any],
     episodes: int,
     horizon: int,
-    act: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    act: Act,
+    observe: Observe | None = None,
 ) -> Episodes:
     """One episode in each of T x E simulations, stepped together.
 
@@ -69,8 +109,9 @@ def collect_episodes(
         tasks: the T tasks; simulations of one task lie side by side.
         episodes: episodes E of each.
         horizon: most steps of an episode.
-        act: actions (T, E, A) for observations (T, E, O). Actions beyond the box are clipped to it
-            on their way to the environment and kept as they are in the batch.
+        act: actions (T E, A) for observations (T E, O). Actions beyond the box are clipped to it on
+            their way to the environment and kept as they are in the batch.
+        observe: takes in observations, actions and rewards of a step.
 
     Raises:
         ValueError: when the number of simulations is another.
@@ -81,24 +122,23 @@ def collect_episodes(
         raise ValueError(
             f"{len(tasks)} tasks with {episodes} episodes need {count} simulations, not {adapter.env_num}"
         )
-    shape = (len(tasks), episodes)
     adapter.venv.set_tasks([task for task in tasks for _ in range(episodes)])  # type: ignore[attr-defined]
     observations_NO, _ = adapter.reset_arrays(None)
-    size = observations_NO.shape[1]
     space = adapter.venv.single_action_space
-    obs = np.zeros((horizon, count, size), np.float32)
+    obs = np.zeros((horizon, *observations_NO.shape), np.float32)
     actions = np.zeros((horizon, count, space.shape[0]), np.float32)  # type: ignore[index]
     rewards = np.zeros((horizon, count), np.float64)
     valid = np.zeros((horizon, count), bool)
     active_N = np.ones(count, bool)
     for step in range(horizon):
         obs[step] = observations_NO
-        actions[step] = act(obs[step].reshape(*shape, size)).reshape(count, -1)
+        actions[step] = act(obs[step])
         valid[step] = active_N
-        clipped_NA = np.clip(actions[step], -1.0, 1.0)
         observations_NO, rewards[step], terminated_N, truncated_N, _ = adapter.step_arrays(
-            clipped_NA, None if active_N.all() else active_N
+            np.clip(actions[step], -1.0, 1.0), None if active_N.all() else active_N
         )
+        if observe is not None:
+            observe(obs[step], actions[step], rewards[step])
         active_N = active_N & ~(terminated_N | truncated_N)
         if not active_N.any():
             break
@@ -106,25 +146,37 @@ def collect_episodes(
         raise RuntimeError(f"an episode went on after {horizon} steps")
 
     def arranged(array: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(array.swapaxes(0, 1)).reshape(*shape, horizon, *array.shape[2:])
+        shape = (len(tasks), episodes, horizon, *array.shape[2:])
+        return np.ascontiguousarray(array.swapaxes(0, 1)).reshape(shape)
 
     return Episodes(arranged(obs), arranged(actions), arranged(rewards), arranged(valid))
 
 
-def task_samples(
-    episodes: Episodes, *, gamma: float, gae_lambda: float, device: torch.device
-) -> list[TaskSample]:
-    """Every task's steps with their advantages, see `task_advantages`."""
-    advantages, _ = task_advantages(
+class Steps(NamedTuple):
+    """A `Sample` before it is known under which policy its actions were drawn."""
+
+    obs: Tensor
+    act: Tensor
+    advantage: Tensor
+    weight: Tensor
+
+
+def task_steps(episodes: Episodes, *, gamma: float, gae_lambda: float, device: torch.device) -> Steps:
+    """Every task's steps with their advantages, see `task_advantages`, in the order of the episodes."""
+    advantages_TEH, _ = task_advantages(
         episodes.obs, episodes.reward, episodes.valid, gamma=gamma, gae_lambda=gae_lambda
     )
-
-    def tensor(array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
-
-    return [
-        TaskSample(tensor(obs[valid]), tensor(act[valid]), tensor(advantage[valid]))
-        for obs, act, advantage, valid in zip(
-            episodes.obs, episodes.act, advantages, episodes.valid, strict=True
-        )
+    tasks = len(advantages_TEH)
+    valid_TM = episodes.valid.reshape(tasks, -1)
+    counts_T = valid_TM.sum(1)
+    weights_TM = valid_TM / counts_T[:, None]
+    columns = [
+        array.reshape(tasks, valid_TM.shape[1], -1).astype(np.float32, copy=False)
+        for array in (episodes.obs, episodes.act, advantages_TEH, weights_TM)
     ]
+    if not valid_TM.all():
+        # Steps that happened come first; what is left of the longest task's row is padding.
+        order_TM = np.argsort(~valid_TM, axis=1, kind="stable")[:, : counts_T.max()]
+        columns = [np.take_along_axis(column, order_TM[..., None], 1) for column in columns]
+    obs, act, advantage, weight = (torch.from_numpy(column).to(device) for column in columns)
+    return Steps(obs, act, advantage[..., 0], weight[..., 0])

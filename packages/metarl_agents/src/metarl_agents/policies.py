@@ -49,11 +49,8 @@ class TanhGaussianActor(nn.Module):
         return tanh_gaussian_draw(mean_BA, log_std_BA, generator)
 
 
-class MetaPolicy(Policy):  # type: ignore[misc]
-    """A policy that acts for a set of rollouts at once, each on a task of its own.
-
-    Rollouts are started by `begin_rollouts`, which settles what the policy knows of each one's
-    task, and then advance together through `act`, one row per rollout.
+class BatchPolicy(Policy):  # type: ignore[misc]
+    """A policy that acts for a set of rollouts at once, one row per rollout.
 
     Args:
         action_space: box of actions in [-1, 1].
@@ -69,16 +66,6 @@ class MetaPolicy(Policy):  # type: ignore[misc]
             action_bound_method=None,
         )
         self.generator = generator
-
-    @abstractmethod
-    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Prepares R rollouts.
-
-        Args:
-            tasks_R: task index of each rollout.
-            conditioning: what the policy is to know of the task; each policy names its own.
-            buffer: where it finds what was gathered on the tasks.
-        """
 
     @abstractmethod
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
@@ -128,6 +115,24 @@ class MetaPolicy(Policy):  # type: ignore[misc]
         return Batch(act=self.act(observations, rows, deterministic=deterministic), state=state)
 
 
+class MetaPolicy(BatchPolicy):
+    """A policy that acts on what a replay buffer knows of tasks.
+
+    Rollouts are started by `begin_rollouts`, which settles what the policy knows of each one's
+    task, and then advance together through `act`.
+    """
+
+    @abstractmethod
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
+        """Prepares R rollouts.
+
+        Args:
+            tasks_R: task index of each rollout.
+            conditioning: what the policy is to know of the task; each policy names its own.
+            buffer: where it finds what was gathered on the tasks.
+        """
+
+
 class ExploringPolicy(MetaPolicy):
     """A policy with the conditionings "random", uniform actions, and "exploring", its own way to."""
 
@@ -157,7 +162,7 @@ class MemorylessAgent:
         observe_task: whether its observations contain the task.
     """
 
-    def __init__(self, policy: MetaPolicy, *, observe_task: bool = False) -> None:
+    def __init__(self, policy: BatchPolicy, *, observe_task: bool = False) -> None:
         self.policy = policy
         self.observe_task = observe_task
 

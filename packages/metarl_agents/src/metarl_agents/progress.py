@@ -57,7 +57,8 @@ class RunProgress:
     def iteration(self, record: Record) -> None:
         """Takes over the record of a finished iteration."""
         self.env_steps = int(record["env_steps"])
-        self.current_return = record["collect/return_mean"]
+        # Of agents that adapt within an iteration, what they earn afterwards.
+        self.current_return = record.get("collect/return_after", record["collect/return_mean"])
         self.updates = 0
         if self.bar is not None:
             self.bar.update(self.task, completed=self.env_steps, state=self._state())

@@ -83,6 +83,20 @@ AGENTS: dict[str, AgentEntry] = {
             tier="verified",
         ),
         AgentEntry(
+            name="maml",
+            class_path="metarl_agents.algorithms.maml:MAML",
+            title="Parameters from which one policy-gradient step on a task makes a good policy",
+            reference="Finn et al. 2017, arXiv:1703.03400",
+            tier="implemented",
+        ),
+        AgentEntry(
+            name="promp",
+            class_path="metarl_agents.algorithms.promp:ProMP",
+            title="MAML with a meta-gradient of low variance and a clipped outer step",
+            reference="Rothfuss et al. 2019, arXiv:1810.06784",
+            tier="implemented",
+        ),
+        AgentEntry(
             name="oracle",
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic that observes the task",

@@ -16,7 +16,7 @@ import torch
 import metarl_envs
 from metarl_agents.assembly import Assembly, assemble, torch_threads
 from metarl_agents.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
-from metarl_agents.config import OffPolicyConfig, load_config, parse_overrides
+from metarl_agents.config import RunConfig, load_config, parse_overrides
 from metarl_agents.evaluating import load_agent
 from metarl_agents.logging import TrainingLogger
 from metarl_agents.monitoring import Monitor, check_evaluations
@@ -159,7 +159,7 @@ def _signals() -> Iterator[_Signals]:
             signal.signal(number, handler)
 
 
-def _run(folder: Path, description: dict[str, Any], config: OffPolicyConfig, progress: bool) -> RunResult:
+def _run(folder: Path, description: dict[str, Any], config: RunConfig, progress: bool) -> RunResult:
     threads = description["threads"]
     with _signals() as signals, torch_threads(threads):
         started = time.perf_counter()
@@ -201,7 +201,7 @@ def _train(
         folder / "log.txt",
         total=config.total_env_steps,
         done=position[1],
-        updates_per_iteration=config.updates_per_iteration,
+        updates_per_iteration=parts.updates_per_iteration,
         shown=progress,
     )
     logger = TrainingLogger(

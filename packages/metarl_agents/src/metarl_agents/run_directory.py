@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.config import ConfigError, OffPolicyConfig
+from metarl_agents.config import ConfigError, RunConfig
 from metarl_agents.registry import find_agent
 from metarl_envs import evaluation
 from metarl_envs.files import atomic_path
@@ -25,7 +25,7 @@ class RunError(RuntimeError):
     """A run directory cannot be used as asked; the message says why."""
 
 
-def read_description(folder: Path) -> tuple[dict[str, Any], OffPolicyConfig]:
+def read_description(folder: Path) -> tuple[dict[str, Any], RunConfig]:
     """The contents of a run's `config.json`, and the configuration in it.
 
     Raises:

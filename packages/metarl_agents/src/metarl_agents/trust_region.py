@@ -88,39 +88,38 @@ def curvature_product(kl: Callable[[], Tensor], parameters: Sequence[Tensor], da
 
 
 def trust_region_step(
-    module: nn.Module,
-    loss_and_kl: Callable[[], tuple[Tensor, Tensor]],
-    region: TrustRegion,
+    parameters: Sequence[nn.Parameter],
     *,
-    curvature_kl: Callable[[], Tensor] | None = None,
+    gradient: Callable[[], tuple[float, Tensor]],
+    curvature_kl: Callable[[], Tensor],
+    evaluate: Callable[[], tuple[float, float]],
+    region: TrustRegion,
 ) -> StepResult:
-    """Moves a module's parameters by one step, or leaves them where no step is good.
+    """Moves parameters by one step, or leaves them where no step is good.
 
     Args:
-        module: whose parameters move.
-        loss_and_kl: loss to be lowered and mean KL divergence from the old policies, as functions of
-            the module's current parameters, on all data.
+        parameters: what moves.
+        gradient: loss to be lowered and its gradient, on all data.
+        curvature_kl: mean KL divergence from the old policies, to be differentiated twice; a sample
+            of the data will do.
+        evaluate: loss and mean KL divergence at the current parameters, on all data. No step is
+            taken on which it has not decided.
         region: constants.
-        curvature_kl: KL divergence on a sample, for the curvature only; all data by default. What is
-            accepted is always checked on all data.
     """
-    parameters = list(module.parameters())
-    loss, _ = loss_and_kl()
-    before = float(loss.detach())
-    gradient = flat(torch.autograd.grad(loss, parameters))
-    if not torch.isfinite(gradient).all():
+    before, slope = gradient()
+    if not torch.isfinite(slope).all():
         return StepResult(False, before, before, 0.0, 0.0)
-    product = curvature_product(curvature_kl or (lambda: loss_and_kl()[1]), parameters, region.damping)
-    direction = conjugate_gradient(product, gradient, region.iterations)
+    product = curvature_product(curvature_kl, parameters, region.damping)
+    direction = conjugate_gradient(product, slope, region.iterations)
     curvature = direction @ product(direction)
     scale = (2.0 * region.radius / curvature.clamp(min=1e-12)).sqrt()
     origin = flat([p.detach() for p in parameters]).clone()
     length = 1.0
     for _ in range(region.tries):
         nn.utils.vector_to_parameters(origin - length * scale * direction, parameters)
-        new_loss, kl = (float(value.detach()) for value in loss_and_kl())
-        if new_loss < before and kl <= region.radius:
-            return StepResult(True, before, new_loss, kl, length)
+        loss, kl = evaluate()
+        if loss < before and kl <= region.radius:
+            return StepResult(True, before, loss, kl, length)
         length *= region.shrink
     nn.utils.vector_to_parameters(origin, parameters)
     return StepResult(False, before, before, 0.0, 0.0)

@@ -1,0 +1,161 @@
+"""ProMP: proximal meta-policy search, MAML with a meta-gradient of low variance and a clipped outer step.
+
+Rothfuss et al. 2019 (arXiv:1810.06784) with its released code. The inner step differentiates the
+likelihood ratio instead of the log-likelihood (section 5),
+
+    theta_i' = theta + alpha grad mean(pi_theta(a|s) / pi_old(a|s) A),
+
+and the outer loss of the adapted policies is PPO's clipped surrogate plus a penalty on how far the
+policy before adaptation has moved (section 6):
+
+    -mean_i mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)) + eta mean_i mean KL(pi_old || pi_theta).
+
+Several Adam steps are taken on the same data; each recomputes the inner step from the current theta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from metarl_agents.adaptation import (
+    StepSizes,
+    adapted,
+    chunks,
+    clipped_loss,
+    distribution,
+    mean_kl,
+    ratio_loss,
+)
+from metarl_agents.config import OnPolicyConfig
+from metarl_agents.functional import GaussianMLP
+from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_parts
+from metarl_agents.optimisers import adam
+from metarl_agents.seeding import torch_stream
+from metarl_agents.trial_policy import AdaptivePolicy
+
+
+@dataclass(frozen=True)
+class ProMPConfig(OnPolicyConfig):
+    """Configuration of ProMP.
+
+    Attributes:
+        inner_steps: gradient steps of a trial in meta-training; evaluation may take more.
+        inner_step_size: alpha.
+        outer_steps: Adam steps on the data of one iteration.
+        clip: epsilon, how far a ratio counts.
+        kl_penalty: eta, weight of the divergence before adaptation; where it adapts, its start.
+        kl_target: eta doubles when that divergence is above 1.5 times this target and halves when it
+            is below the target divided by 1.5; 0 keeps eta.
+    """
+
+    inner_steps: int = 1
+    inner_step_size: float = 0.1
+    outer_steps: int = 5
+    clip: float = 0.3
+    kl_penalty: float = 5e-4
+    kl_target: float = 0.0
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (*OnPolicyConfig.may_be_zero, "kl_penalty", "kl_target")
+
+
+class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
+    """Proximal meta-policy search; see the module for the source."""
+
+    config_class: ClassVar[type[ProMPConfig]] = ProMPConfig
+    loss_names = ("surrogate", "policy_kl", "start_kl", "kl_penalty", "action_std")
+    kl_penalty: Tensor
+
+    def __init__(self, *, policy: AdaptivePolicy, config: ProMPConfig, generator: torch.Generator) -> None:
+        super().__init__(policy=policy)
+        self.begin_run(self.steps_per_update(config), generator)
+        self.config = config
+        self.register_buffer("kl_penalty", torch.tensor(config.kl_penalty, device=generator.device))
+        self.optim = self._create_optimizer(policy.model, adam(config.learning_rate))
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ProMPConfig,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        num_tasks: int,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """A network with fresh weights from the run's seed, on the device."""
+        model = GaussianMLP(
+            observation_space.shape[0],
+            config.hidden,
+            action_space.shape[0],
+            generator=torch_stream(seed, "weights"),
+        ).to(device)
+        policy = AdaptivePolicy(
+            model=model,
+            step_sizes=StepSizes(model.start(1), config.inner_step_size, learned=False),
+            inner_loss=ratio_loss,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=torch_stream(seed, "acting", device),
+        )
+        return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
+
+    @staticmethod
+    def batch_names(config: ProMPConfig) -> Sequence[str]:
+        """Before each inner step, and after the last."""
+        return adaptation_batches(config.inner_steps)
+
+    @staticmethod
+    def steps_per_update(config: ProMPConfig) -> int:
+        """The outer steps."""
+        return config.outer_steps
+
+    def outer_steps(self) -> Iterator[dict[str, Tensor]]:
+        """Adam steps on the clipped surrogate of the adapted policies."""
+        for _ in range(self.config.outer_steps):
+            sums = {name: torch.zeros((), device=self.device) for name in self.loss_names[:3]}
+            step_on_parts(self.optim, self._losses(sums))
+            yield {
+                **sums,
+                "kl_penalty": self.kl_penalty.clone(),
+                "action_std": self.policy.model.log_std.detach().exp().mean(),  # type: ignore[operator, union-attr]
+            }
+        if self.config.kl_target:
+            # The released code adapts eta to the divergence before the last step.
+            if sums["start_kl"] > 1.5 * self.config.kl_target:
+                self.kl_penalty *= 2
+            elif sums["start_kl"] < self.config.kl_target / 1.5:
+                self.kl_penalty /= 2
+
+    def _losses(self, sums: dict[str, Tensor]) -> Iterator[Tensor]:
+        """The loss of every chunk of tasks; adds what is reported to `sums`."""
+        policy, config = self.policy, self.config
+        *inner, outer = policy.samples
+        model, tasks = policy.model, len(outer.obs)
+        for rows in chunks(model, outer):
+            parts, after = [sample.rows(rows) for sample in inner], outer.rows(rows)
+            own = adapted(
+                model,
+                len(after.obs),
+                parts,
+                ratio_loss,
+                policy.step_sizes.by_name(),
+                second_order=True,
+            )
+            new = distribution(model, own, after)
+            surrogate = clipped_loss(new, after, config.clip).sum() / tasks
+            before = distribution(model, model.start(len(after.obs)), parts[0])
+            start_kl = mean_kl(before, parts[0]).sum() / tasks
+            sums["surrogate"] += surrogate.detach()
+            sums["start_kl"] += start_kl.detach()
+            with torch.no_grad():
+                sums["policy_kl"] += mean_kl(new, after).sum() / tasks
+            yield surrogate + self.kl_penalty * start_kl

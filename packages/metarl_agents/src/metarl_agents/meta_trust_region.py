@@ -1,0 +1,132 @@
+"""The outer step of MAML: a trust-region step through every task's adaptation.
+
+Finn et al. 2017 (arXiv:1703.03400) with Schulman et al. 2015 (arXiv:1502.05477): the surrogate is that
+of the adapted policies, the constraint the mean KL divergence of the adapted policies from those that
+acted, both as functions of the parameters before adaptation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metarl_agents.adaptation import adapted, chunks, distribution, mean_kl, ratio_loss
+from metarl_agents.config import OnPolicyConfig
+from metarl_agents.functional import Gaussian
+from metarl_agents.on_policy import Sample
+from metarl_agents.trial_policy import AdaptivePolicy
+from metarl_agents.trust_region import StepResult, TrustRegion, flat, trust_region_step
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig(OnPolicyConfig):
+    """What agents with a trust-region step are told besides.
+
+    Attributes:
+        trust_radius: largest mean KL divergence of a step.
+        curvature_fraction: fraction of each task's steps from which the curvature is estimated. The
+            step itself is accepted on all of them.
+    """
+
+    trust_radius: float = 0.01
+    curvature_fraction: float = 0.1
+
+    fractions: ClassVar[tuple[str, ...]] = (*OnPolicyConfig.fractions, "curvature_fraction")
+
+
+class MetaObjective:
+    """Surrogate and divergence of adapted policies on one iteration's data.
+
+    Args:
+        policy: the policy, with its inner loss and step sizes.
+        inner: data of the inner steps.
+        outer: data of the adapted policies.
+        second_order: whether inner gradients are differentiated.
+    """
+
+    def __init__(
+        self, policy: AdaptivePolicy, inner: Sequence[Sample], outer: Sample, *, second_order: bool
+    ) -> None:
+        self.policy = policy
+        self.inner = inner
+        self.outer = outer
+        self.second_order = second_order
+
+    def adapted_policy(self, rows: slice, *, create_graph: bool) -> tuple[Gaussian, Sample]:
+        """Distributions of some tasks' adapted policies on their data, and those data."""
+        outer = self.outer.rows(rows)
+        own = adapted(
+            self.policy.model,
+            len(outer.obs),
+            [sample.rows(rows) for sample in self.inner],
+            self.policy.inner_loss,
+            self.policy.step_sizes.by_name(),
+            second_order=create_graph and self.second_order,
+            max_norm=self.policy.max_norm,
+        )
+        with torch.set_grad_enabled(create_graph):
+            return distribution(self.policy.model, own, outer), outer
+
+    def gradient(self, parameters: Sequence[nn.Parameter]) -> tuple[float, Tensor]:
+        """Mean surrogate over tasks and its gradient, chunk by chunk."""
+        tasks, total = len(self.outer.obs), 0.0
+        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        for rows in chunks(self.policy.model, self.outer):
+            loss = ratio_loss(*self.adapted_policy(rows, create_graph=True)).sum() / tasks
+            for place, part in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+                place += part
+            total += float(loss.detach())
+        return total, flat(sums)
+
+    def divergence(self) -> Tensor:
+        """Mean divergence over tasks, as a graph over all of them."""
+        parts = [
+            mean_kl(*self.adapted_policy(rows, create_graph=True)).sum()
+            for rows in chunks(self.policy.model, self.outer)
+        ]
+        return torch.stack(parts).sum() / len(self.outer.obs)
+
+    def values(self) -> tuple[float, float]:
+        """Mean surrogate and mean divergence over tasks."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.outer.obs.device)
+        for rows in chunks(self.policy.model, self.outer):
+            new, sample = self.adapted_policy(rows, create_graph=False)
+            sums += torch.stack((ratio_loss(new, sample).sum(), mean_kl(new, sample).sum()))
+        surrogate, kl = (sums / len(self.outer.obs)).tolist()
+        return surrogate, kl
+
+    def subset(self, fraction: float, generator: torch.Generator) -> MetaObjective:
+        """The same on a random part of each task's steps."""
+
+        def part(sample: Sample) -> Sample:
+            tasks, steps = sample.advantage.shape
+            noise = torch.rand(tasks, steps, generator=generator, device=generator.device)
+            return sample.steps(noise.argsort(1)[:, : max(1, round(fraction * steps))])
+
+        inner = [part(sample) for sample in self.inner]
+        return MetaObjective(self.policy, inner, part(self.outer), second_order=self.second_order)
+
+
+def meta_trust_region_step(
+    objective: MetaObjective, config: TrustRegionConfig, generator: torch.Generator
+) -> StepResult:
+    """One step of the model's parameters, accepted on all data or not taken.
+
+    Args:
+        objective: what is lowered.
+        config: radius and fraction.
+        generator: draws the steps the curvature is estimated from.
+    """
+    parameters = list(objective.policy.model.parameters())
+    few = objective.subset(config.curvature_fraction, generator)
+    return trust_region_step(
+        parameters,
+        gradient=lambda: objective.gradient(parameters),
+        curvature_kl=few.divergence,
+        evaluate=objective.values,
+        region=TrustRegion(radius=config.trust_radius),
+    )

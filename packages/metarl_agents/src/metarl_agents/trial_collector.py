@@ -1,0 +1,159 @@
+"""Collection for agents that learn from whole trials, on policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tianshou.data import ReplayBuffer, SequenceSummaryStats
+from tianshou.data.collector import BaseCollector
+
+from metarl_agents.collector import MetaCollectStats
+from metarl_agents.on_policy import Episodes, collect_episodes
+from metarl_agents.seeding import numpy_state, restore_numpy_state
+from metarl_agents.trial_policy import TrialPolicy
+from metarl_agents.vector_adapter import GymVectorEnvAdapter
+
+
+class NoBuffer(ReplayBuffer):  # type: ignore[misc]
+    """The replay buffer that Tianshou's trainers ask for, of agents that have none."""
+
+    def __init__(self) -> None:
+        super().__init__(size=1)
+
+    def hasnull(self) -> bool:
+        """Never: it stays empty."""
+        return False
+
+
+class TrialCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
+    """Runs trials of drawn tasks: batches of episodes with the policy's learning between them.
+
+    One `collect` is one iteration. The policy keeps what it takes in.
+
+    Args:
+        policy: what acts and learns.
+        env: adapter over T x E simulations in autoreset mode DISABLED that has `set_tasks`.
+        tasks: the training tasks.
+        tasks_per_iteration: tasks T of an iteration, drawn uniformly with replacement.
+        episodes_per_task: rollouts E of a task side by side.
+        batch_names: conditioning of each batch of a trial, as metrics call it.
+        horizon: most steps of an episode.
+        generator: source of the choice of tasks.
+
+    Raises:
+        ValueError: when the environment resets itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: TrialPolicy,
+        env: GymVectorEnvAdapter,
+        tasks: Sequence[Any],
+        tasks_per_iteration: int,
+        episodes_per_task: int,
+        batch_names: Sequence[str],
+        horizon: int,
+        generator: np.random.Generator,
+    ) -> None:
+        super().__init__(policy, env, NoBuffer(), collect_stats_class=MetaCollectStats)
+        if env.resets_itself:
+            raise ValueError(
+                "a TrialCollector decides itself when to reset: create the environment with "
+                "autoreset_mode='Disabled'"
+            )
+        self.adapter = env
+        self.trial_policy = policy
+        self.tasks = tuple(tasks)
+        self.tasks_per_iteration = tasks_per_iteration
+        self.episodes_per_task = episodes_per_task
+        self.batch_names = tuple(batch_names)
+        self.horizon = horizon
+        self.generator = generator
+        self.device = policy.generator.device
+
+    def _validate_buffer(self) -> None:
+        """Nothing to check: nothing is stored in it."""
+
+    def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
+        if (n_step is None) == (n_episode is None) or not (n_step or n_episode):
+            raise ValueError("give one of n_step and n_episode, as a positive number")
+
+    def _collect(
+        self,
+        n_step: int | None = None,
+        n_episode: int | None = None,
+        random: bool = False,
+        render: float | None = None,
+        gym_reset_kwargs: dict[str, Any] | None = None,
+    ) -> MetaCollectStats:
+        """One iteration, whatever `n_step` and `n_episode` say: its data fit one policy only."""
+        if random or render is not None:
+            raise ValueError("a TrialCollector neither acts at random nor renders")
+        start = time.perf_counter()
+        drawn = self.generator.integers(0, len(self.tasks), size=self.tasks_per_iteration)
+        policy = self.trial_policy
+        policy.begin_trials(len(drawn), self.episodes_per_task)
+        batches: list[Episodes] = []
+        for number in range(len(self.batch_names)):
+            if number:
+                policy.adapt()
+            batches.append(
+                collect_episodes(
+                    self.adapter,
+                    [self.tasks[k] for k in drawn],
+                    self.episodes_per_task,
+                    self.horizon,
+                    self._act,
+                    policy.observe_arrays,
+                )
+            )
+            policy.end_episode()
+            policy.take(batches[-1])
+        stats = self._stats(batches)
+        self.collect_step += stats.n_collected_steps
+        self.collect_episode += stats.n_collected_episodes
+        self.collect_time += time.perf_counter() - start
+        return stats
+
+    def _act(self, obs_NO: Any) -> Any:
+        return self.trial_policy.act_on_arrays(obs_NO, deterministic=False)
+
+    def _stats(self, batches: Sequence[Episodes]) -> MetaCollectStats:
+        lengths = np.concatenate([batch.lengths.ravel() for batch in batches])
+        stats: MetaCollectStats = MetaCollectStats.with_autogenerated_stats(
+            returns=np.concatenate([batch.returns.ravel() for batch in batches]),
+            lens=lengths,
+            n_collected_episodes=len(lengths),
+            n_collected_steps=int(lengths.sum()),
+        )
+        returns: dict[str, list[Any]] = {}
+        for name, batch in zip(self.batch_names, batches, strict=True):
+            returns.setdefault(name, []).append(batch.returns.ravel())
+        stats.returns_by_conditioning = {
+            name: SequenceSummaryStats.from_sequence(np.concatenate(parts)) for name, parts in returns.items()
+        }
+        return stats
+
+    def collect_initial(self) -> MetaCollectStats:
+        """Nothing: training starts without data."""
+        return MetaCollectStats(n_collected_episodes=0, n_collected_steps=0)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Counters and the generator's state, JSON-able. The environment has its own state."""
+        return {
+            "generator": numpy_state(self.generator),
+            "collect_step": self.collect_step,
+            "collect_episode": self.collect_episode,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
+        restore_numpy_state(self.generator, state["generator"])
+        self.collect_step = state["collect_step"]
+        self.collect_episode = state["collect_episode"]
