@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metarl_agents.inner_step import inner_step
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -15,7 +16,6 @@ from metarl_agents.advantages import (
     task_advantages,
 )
 from metarl_agents.functional import Gaussian, GaussianMLP, stacked
-from metarl_agents.inner_step import inner_step
 from metarl_agents.trust_region import (
     TrustRegion,
     conjugate_gradient,

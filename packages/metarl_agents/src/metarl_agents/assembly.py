@@ -135,8 +135,9 @@ def assemble(
     algorithm_class = find_agent(agent).load()
     family = metarl_envs.family(env_id)
     tasks = family.tasks("train")
+    info_keys: tuple[str, ...] = ()
     if isinstance(config, OnPolicyConfig):
-        simulations, info_keys = config.tasks_per_iteration * config.episodes_per_task, ()
+        simulations = config.tasks_per_iteration * config.episodes_per_task
     else:
         assert isinstance(config, OffPolicyConfig)
         simulations, info_keys = config.num_simulations, config.info_keys

@@ -15,7 +15,7 @@ from metarl_agents.checkpoint import (
     read_weights,
     unprefixed,
 )
-from metarl_agents.config import ConfigError, parse_overrides
+from metarl_agents.config import ConfigError, OffPolicyConfig, parse_overrides
 from metarl_agents.monitoring import diagnostics, find_protocol
 from metarl_agents.registry import find_agent
 from metarl_agents.run_directory import check_device, read_description, write_json
@@ -66,6 +66,7 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
     if not algorithm_class.needs_replay:
         algorithm.load_network_state(read_weights(path))
         return algorithm.trial_agent()
+    assert isinstance(config, OffPolicyConfig)
     checkpoint = read_checkpoint(path)
     algorithm.load_network_state(checkpoint.weights)
     buffer = replay_buffer(

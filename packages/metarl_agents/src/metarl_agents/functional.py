@@ -157,3 +157,12 @@ class GaussianMLP(TaskModel):
     def distribution(self, obs_TMO: Tensor, own: Mapping[str, Tensor], context: Tensor | None) -> Gaussian:
         """See `TaskModel.distribution`."""
         return self(obs_TMO, own)  # type: ignore[no-any-return]
+
+
+def conditioned(
+    policy: GaussianMLP, obs_TMO: Tensor, context: Tensor | None, own: Mapping[str, Tensor] | None = None
+) -> Gaussian:
+    """Action distributions of observations with each task's embedding (T, D) appended."""
+    assert context is not None
+    context_TMD = context[:, None].expand(-1, obs_TMO.shape[1], -1)
+    return policy(torch.cat((obs_TMO, context_TMD), -1), own)  # type: ignore[no-any-return]

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, TrainingStats
 from tianshou.data import CollectStats, ReplayBuffer
 from tianshou.trainer import OffPolicyTrainer, OffPolicyTrainerParams

@@ -19,7 +19,7 @@ from metarl_agents.config import OnPolicyConfig
 from metarl_agents.functional import Gaussian
 from metarl_agents.on_policy import Sample
 from metarl_agents.trial_policy import AdaptivePolicy
-from metarl_agents.trust_region import StepResult, TrustRegion, flat, trust_region_step
+from metarl_agents.trust_region import TrustRegion, flat, trust_region_step
 
 
 @dataclass(frozen=True)
@@ -111,22 +111,32 @@ class MetaObjective:
         return MetaObjective(self.policy, inner, part(self.outer), second_order=self.second_order)
 
 
+#: What `meta_trust_region_step` reports.
+LOSS_NAMES = ("surrogate", "policy_kl", "step_length", "action_std")
+
+
 def meta_trust_region_step(
     objective: MetaObjective, config: TrustRegionConfig, generator: torch.Generator
-) -> StepResult:
+) -> dict[str, Tensor]:
     """One step of the model's parameters, accepted on all data or not taken.
 
     Args:
         objective: what is lowered.
         config: radius and fraction.
         generator: draws the steps the curvature is estimated from.
+
+    Returns:
+        The scalars in `LOSS_NAMES`.
     """
-    parameters = list(objective.policy.model.parameters())
+    model = objective.policy.model
+    parameters = list(model.parameters())
     few = objective.subset(config.curvature_fraction, generator)
-    return trust_region_step(
+    result = trust_region_step(
         parameters,
         gradient=lambda: objective.gradient(parameters),
         curvature_kl=few.divergence,
         evaluate=objective.values,
         region=TrustRegion(radius=config.trust_radius),
     )
+    values = (result.loss, result.kl, result.length, float(model.log_std.exp().mean()))  # type: ignore[operator]
+    return {name: torch.tensor(value) for name, value in zip(LOSS_NAMES, values, strict=True)}

@@ -15,6 +15,7 @@ GLOSSARY: dict[str, str] = {
     "collect/return_posterior": "mean return of the episodes that acted on z from the posterior",
     "collect/return_task": "mean return of the episodes that observed the task",
     "collect/return_exploring": "mean return of the episodes with exploration noise or sampled actions",
+    "collect/return_warm_up": "mean return of the episodes that fill the episode buffer, acted on h = 0",
     "collect/return_before": "mean return of the episodes before any adaptation",
     "collect/return_between": "mean return of the episodes between two steps of adaptation",
     "collect/return_after": "mean return of the episodes after the last step of adaptation",
@@ -28,12 +29,14 @@ GLOSSARY: dict[str, str] = {
     "update/posterior_variance": "mean variance of the posteriors in training",
     "update/adapter_loss": "mean squared error of predicted heads; 1 is what the mean head would have",
     "update/head_scale": "root mean square deviation of the tasks' heads from their mean",
-    "update/surrogate": "outer surrogate loss, mean over tasks; after the step where a trust region bounds it",
+    "update/surrogate": "outer surrogate loss, mean over tasks; of a trust-region step, after it",
     "update/policy_kl": "mean KL of the outer policies from those that acted, mean over tasks",
     "update/start_kl": "the same of the policy before adaptation",
     "update/kl_penalty": "eta, the weight of update/start_kl in the loss",
     "update/step_length": "fraction of the full trust-region step that was taken; 0 if refused",
     "update/action_std": "mean standard deviation of actions, before adaptation",
+    "update/embedding_square": "mean square of the task embeddings' entries",
+    "update/step_size": "mean absolute step size of the parameters that adapt",
     "update/entropy": "mean of -log pi(a|s), nats, after the tanh",
 }
 

@@ -42,7 +42,8 @@ class Episodes(NamedTuple):
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Steps of each episode (T, E)."""
-        return self.valid.sum(-1)
+        lengths: NDArray[np.int64] = self.valid.sum(-1)
+        return lengths
 
 
 class Sample(NamedTuple):
@@ -70,8 +71,15 @@ class Sample(NamedTuple):
         """The same of some tasks."""
         old = Gaussian(self.old.mean[chosen], self.old.log_std[chosen])
         memory = None if self.memory is None else self.memory.rows(chosen)
-        tensors = (self.obs, self.act, self.advantage, self.weight)
-        return Sample(*(x[chosen] for x in tensors), old, self.old_log_prob[chosen], memory)
+        return Sample(
+            self.obs[chosen],
+            self.act[chosen],
+            self.advantage[chosen],
+            self.weight[chosen],
+            old,
+            self.old_log_prob[chosen],
+            memory,
+        )
 
     def steps(self, chosen_TM: Tensor) -> Sample:
         """The same of some steps (T, m) of each task, all weighted alike again."""

@@ -19,7 +19,8 @@ from metarl_agents.adaptation import (
     moved,
     task_gradients,
 )
-from metarl_agents.functional import Gaussian, TaskModel
+from metarl_agents.config import OnPolicyConfig
+from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel
 from metarl_agents.on_policy import Episodes, Sample, Steps, task_steps
 from metarl_agents.policies import BatchPolicy
 from metarl_agents.seeding import torch_stream
@@ -164,6 +165,35 @@ class AdaptivePolicy(TrialPolicy):
                 self.gradients[name][rows] += gradient
 
 
+def perceptron_policy(
+    config: OnPolicyConfig,
+    *,
+    inner_step_size: float,
+    inner_loss: Loss,
+    observation_space: Box,
+    action_space: Box,
+    seed: int,
+    device: torch.device,
+) -> AdaptivePolicy:
+    """A perceptron with a free log sigma, all of which adapts with one step size (MAML, ProMP)."""
+    model = GaussianMLP(
+        observation_space.shape[0],
+        config.hidden,
+        action_space.shape[0],
+        generator=torch_stream(seed, "weights"),
+    ).to(device)
+    return AdaptivePolicy(
+        model=model,
+        step_sizes=StepSizes(model.start(1), inner_step_size, learned=False),
+        inner_loss=inner_loss,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        action_space=action_space,
+        observation_space=observation_space,
+        generator=torch_stream(seed, "acting", device),
+    )
+
+
 class TrialAgent:
     """A `TrialPolicy` as evaluation drives it: it adapts after every `episodes_per_update` episodes.
 
@@ -173,11 +203,13 @@ class TrialAgent:
     Args:
         policy: the policy.
         observe_task: whether its observations contain the task.
+        adapts: whether it learns in a trial at all.
     """
 
-    def __init__(self, policy: TrialPolicy, *, observe_task: bool = False) -> None:
+    def __init__(self, policy: TrialPolicy, *, observe_task: bool = False, adapts: bool = True) -> None:
         self.policy = policy
         self.observe_task = observe_task
+        self.adapts = adapts
 
     def begin_trial(self, trial: Trial) -> None:
         """Forgets every earlier trial."""
@@ -200,14 +232,14 @@ class TrialAgent:
         """Keeps the step, with the action as it was before clipping."""
         step = (transition.observation, self.actions, transition.reward, transition.active)
         self.policy.observe_arrays(*step[:3])
-        if self.episode < self.trial.adaptation_episodes:
+        if self.adapts and self.episode < self.trial.adaptation_episodes:
             self.batch[-1].append(step)
 
     def end_episode(self) -> None:
         """Adapts where a batch is complete."""
         self.policy.end_episode()
         self.episode += 1
-        if self.episode > self.trial.adaptation_episodes:
+        if not self.adapts or self.episode > self.trial.adaptation_episodes:
             return
         if len(self.batch) < self.trial.episodes_per_update:
             self.batch.append([])
@@ -229,4 +261,3 @@ class TrialAgent:
             return np.ascontiguousarray(np.stack(episodes).swapaxes(1, 2).swapaxes(0, 1))
 
         return Episodes(column(0), column(1), column(2), column(3))
-

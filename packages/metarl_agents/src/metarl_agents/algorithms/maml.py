@@ -24,12 +24,16 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl_agents.adaptation import StepSizes, likelihood_loss
-from metarl_agents.functional import GaussianMLP
+from metarl_agents.adaptation import likelihood_loss
 from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches
-from metarl_agents.meta_trust_region import MetaObjective, TrustRegionConfig, meta_trust_region_step
+from metarl_agents.meta_trust_region import (
+    LOSS_NAMES,
+    MetaObjective,
+    TrustRegionConfig,
+    meta_trust_region_step,
+)
 from metarl_agents.seeding import torch_stream
-from metarl_agents.trial_policy import AdaptivePolicy
+from metarl_agents.trial_policy import AdaptivePolicy, perceptron_policy
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     """Model-agnostic meta-learning; see the module for the source."""
 
     config_class: ClassVar[type[MAMLConfig]] = MAMLConfig
-    loss_names = ("surrogate", "policy_kl", "step_length", "action_std")
+    loss_names = LOSS_NAMES
 
     def __init__(self, *, policy: AdaptivePolicy, config: MAMLConfig, generator: torch.Generator) -> None:
         super().__init__(policy=policy)
@@ -72,21 +76,14 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         device: torch.device,
     ) -> Self:
         """A network with fresh weights from the run's seed, on the device."""
-        model = GaussianMLP(
-            observation_space.shape[0],
-            config.hidden,
-            action_space.shape[0],
-            generator=torch_stream(seed, "weights"),
-        ).to(device)
-        policy = AdaptivePolicy(
-            model=model,
-            step_sizes=StepSizes(model.start(1), config.inner_step_size, learned=False),
+        policy = perceptron_policy(
+            config,
+            inner_step_size=config.inner_step_size,
             inner_loss=likelihood_loss,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            action_space=action_space,
             observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=action_space,
+            seed=seed,
+            device=device,
         )
         return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
 
@@ -104,10 +101,4 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         """The trust-region step through the inner steps."""
         *inner, outer = self.policy.samples
         objective = MetaObjective(self.policy, inner, outer, second_order=self.config.second_order)
-        result = meta_trust_region_step(objective, self.config, self.generator)
-        yield {
-            "surrogate": torch.tensor(result.loss),
-            "policy_kl": torch.tensor(result.kl),
-            "step_length": torch.tensor(result.length),
-            "action_std": self.policy.model.log_std.detach().exp().mean(),  # type: ignore[operator, union-attr]
-        }
+        yield meta_trust_region_step(objective, self.config, self.generator)

@@ -24,7 +24,6 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl_agents.adaptation import (
-    StepSizes,
     adapted,
     chunks,
     clipped_loss,
@@ -33,11 +32,10 @@ from metarl_agents.adaptation import (
     ratio_loss,
 )
 from metarl_agents.config import OnPolicyConfig
-from metarl_agents.functional import GaussianMLP
 from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_parts
 from metarl_agents.optimisers import adam
 from metarl_agents.seeding import torch_stream
-from metarl_agents.trial_policy import AdaptivePolicy
+from metarl_agents.trial_policy import AdaptivePolicy, perceptron_policy
 
 
 @dataclass(frozen=True)
@@ -90,21 +88,14 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         device: torch.device,
     ) -> Self:
         """A network with fresh weights from the run's seed, on the device."""
-        model = GaussianMLP(
-            observation_space.shape[0],
-            config.hidden,
-            action_space.shape[0],
-            generator=torch_stream(seed, "weights"),
-        ).to(device)
-        policy = AdaptivePolicy(
-            model=model,
-            step_sizes=StepSizes(model.start(1), config.inner_step_size, learned=False),
+        policy = perceptron_policy(
+            config,
+            inner_step_size=config.inner_step_size,
             inner_loss=ratio_loss,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            action_space=action_space,
             observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=action_space,
+            seed=seed,
+            device=device,
         )
         return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
 
@@ -126,7 +117,7 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
             yield {
                 **sums,
                 "kl_penalty": self.kl_penalty.clone(),
-                "action_std": self.policy.model.log_std.detach().exp().mean(),  # type: ignore[operator, union-attr]
+                "action_std": self.policy.model.log_std.detach().exp().mean(),
             }
         if self.config.kl_target:
             # The released code adapts eta to the divergence before the last step.

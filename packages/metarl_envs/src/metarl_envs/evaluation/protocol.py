@@ -196,8 +196,18 @@ PROTOCOLS: dict[str, Protocol] = {
             episodes_per_update=25,
             source=(
                 "Lan et al. 2019 and its released code: a warm-up batch for the episode buffer and "
-                "3 fast updates, each of 25 rollouts, then a fresh batch is reported. Methods "
-                "without the warm-up batch have had their 3 fast updates after 75 episodes."
+                "3 fast updates, each of 25 rollouts, then a fresh batch is reported."
+            ),
+        ),
+        Protocol(
+            name="meta_sgd",
+            adaptation_episodes=75,
+            scored_episodes=25,
+            deterministic=False,
+            episodes_per_update=25,
+            source=(
+                "Lan et al. 2019 for methods without a warm-up batch (MAML, Meta-SGD, AdaptSV): 3 fast "
+                "updates of 25 rollouts each, then a fresh batch is reported."
             ),
         ),
         Protocol(

@@ -1,0 +1,91 @@
+"""Joint oracle: one policy for all tasks that observes the task, learned on policy.
+
+The reference of Finn et al. 2017 (arXiv:1703.03400): trust-region policy optimisation (Schulman et al.
+2015, arXiv:1502.05477) on tasks drawn in each iteration, with the task vector appended to the
+observation; network, baseline and step are MAML's. It bounds one shared policy, not policies trained
+per task; the off-policy `oracle` learns from fewer steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from metarl_agents.adaptation import likelihood_loss
+from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm
+from metarl_agents.meta_trust_region import (
+    LOSS_NAMES,
+    MetaObjective,
+    TrustRegionConfig,
+    meta_trust_region_step,
+)
+from metarl_agents.seeding import torch_stream
+from metarl_agents.trial_policy import AdaptivePolicy, TrialAgent, perceptron_policy
+
+
+@dataclass(frozen=True)
+class JointOracleConfig(TrustRegionConfig):
+    """Configuration of the joint oracle."""
+
+
+class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
+    """Trust-region policy optimisation that observes the task; see the module for the source."""
+
+    config_class: ClassVar[type[JointOracleConfig]] = JointOracleConfig
+    observe_task: ClassVar[bool] = True
+    loss_names = LOSS_NAMES
+
+    def __init__(
+        self, *, policy: AdaptivePolicy, config: JointOracleConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__(policy=policy)
+        self.begin_run(self.steps_per_update(config), generator)
+        self.config = config
+
+    @classmethod
+    def from_config(
+        cls,
+        config: JointOracleConfig,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        num_tasks: int,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """A network with fresh weights from the run's seed, on the device."""
+        policy = perceptron_policy(
+            config,
+            inner_step_size=0.0,
+            inner_loss=likelihood_loss,
+            observation_space=observation_space,
+            action_space=action_space,
+            seed=seed,
+            device=device,
+        )
+        return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
+
+    @staticmethod
+    def batch_names(config: JointOracleConfig) -> Sequence[str]:
+        """One batch."""
+        return ("task",)
+
+    @staticmethod
+    def steps_per_update(config: JointOracleConfig) -> int:
+        """One."""
+        return 1
+
+    def outer_steps(self) -> Iterator[dict[str, Tensor]]:
+        """The trust-region step."""
+        (sample,) = self.policy.samples
+        objective = MetaObjective(self.policy, (), sample, second_order=False)
+        yield meta_trust_region_step(objective, self.config, self.generator)
+
+    def trial_agent(self) -> TrialAgent:
+        """The trained agent, which has nothing to adapt."""
+        return TrialAgent(self.policy, observe_task=True, adapts=False)
