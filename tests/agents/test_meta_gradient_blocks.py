@@ -5,17 +5,29 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metarl_agents.inner_step import inner_step
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from metarl_agents.adaptation import (
+    StepSizes,
+    adapted,
+    chunks,
+    clipped_loss,
+    distribution,
+    likelihood_loss,
+    mean_kl,
+    moved,
+    ratio_loss,
+    task_gradients,
+)
 from metarl_agents.advantages import (
     baseline_features,
     discounted_sums,
     fit_linear,
     task_advantages,
 )
-from metarl_agents.functional import Gaussian, GaussianMLP, stacked
+from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel
+from metarl_agents.on_policy import Sample
 from metarl_agents.trust_region import (
     TrustRegion,
     conjugate_gradient,
@@ -49,66 +61,209 @@ def test_densities_and_divergences_are_those_of_pytorch(state_std):
     assert first.kl_from(first).abs().max() < 1e-12
 
 
+def sample_of(model, obs_TMO, own, seed=5, padded=0):
+    """Steps taken by the tasks' policies, with random advantages; the last `padded` did not happen."""
+    tasks, steps = obs_TMO.shape[:2]
+    with torch.no_grad():
+        old = model.distribution(obs_TMO, own, None)
+        action = old.mean + old.log_std.exp() * randn(*old.mean.shape, seed=seed)
+    weight = torch.zeros(tasks, steps, dtype=torch.float64)
+    weight[:, : steps - padded] = 1.0 / (steps - padded)
+    log_std = old.log_std.expand(tasks, -1, -1)
+    advantage = randn(tasks, steps, seed=seed + 1)
+    return Sample(obs_TMO, action, advantage, weight, Gaussian(old.mean, log_std), old.log_prob(action))
+
+
 @pytest.mark.parametrize("state_std", [False, True])
-def test_batched_parameters_are_the_tasks_own(state_std):
-    policies = [policy(seed, state_std) for seed in range(3)]
-    obs = randn(3, 6, 3)
-    together = policies[0](obs, stacked([p.parameter_dict() for p in policies]))
-    for task, own in enumerate(policies):
-        alone = own(obs[task])
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_batched_parameters_are_the_tasks_own(state_std, tasks):
+    policies = [policy(seed, state_std) for seed in range(tasks)]
+    obs = randn(tasks, 6, 3)
+    names = policies[0].own_names
+    own = {name: torch.stack([dict(p.named_parameters())[name] for p in policies]) for name in names}
+    together = policies[0].distribution(obs, own, None)
+    for task, single in enumerate(policies):
+        alone = single(obs[task])
         torch.testing.assert_close(together.mean[task], alone.mean)
         expected = alone.log_std.expand_as(alone.mean)
         torch.testing.assert_close(together.log_std[task].expand_as(alone.mean), expected)
 
 
+class Scalar(TaskModel):
+    """A policy N(x, 1) whose one parameter x is also its only state."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([value], dtype=torch.float64))
+
+    def distribution(self, obs_TMO, own, context):
+        mean = own["x"][:, None].expand(-1, obs_TMO.shape[1], -1)
+        return Gaussian(mean, torch.zeros(1, 1, 1, dtype=torch.float64))
+
+
+def cubic(new, sample):
+    return new.mean[:, 0, 0] ** 3 / 3
+
+
 def test_an_inner_step_by_hand_and_its_second_derivative():
-    # L = theta^3 / 3 at theta = 2: theta' = 2 - 0.1 * 4 = 1.6 and d theta' / d theta = 1 - 0.1 * 2 * 2.
-    theta = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    loss = lambda p: p["x"] ** 3 / 3  # noqa: E731
-    moved = inner_step({"x": theta}, loss, 0.1)["x"]
-    assert moved.item() == pytest.approx(1.6)
-    (second,) = torch.autograd.grad(moved, theta)
-    assert second.item() == pytest.approx(0.6)
-    (first,) = torch.autograd.grad(inner_step({"x": theta}, loss, 0.1, second_order=False)["x"], theta)
-    assert first.item() == pytest.approx(1.0)
+    # L = x^3 / 3 at x = 2: x' = 2 - 0.1 * 4 = 1.6, and dx' / dx = 1 - 0.1 * 2 * 2 = 0.6.
+    model = Scalar(2.0)
+    sample = sample_of(model, randn(1, 1, 1), model.start(1))
+
+    def step(second_order, alpha=0.1, **options):
+        return adapted(model, 1, [sample], cubic, {"x": alpha}, second_order=second_order, **options)["x"]
+
+    second = step(True)
+    assert second.item() == pytest.approx(1.6)
+    assert torch.autograd.grad(second, model.x)[0].item() == pytest.approx(0.6)
+    # Without the curvature term the start passes through unchanged.
+    assert torch.autograd.grad(step(False), model.x)[0].item() == pytest.approx(1.0)
+    # Two steps: x'' = 1.6 - 0.1 * 2.56, dx'' / dx = (1 - 0.1 * 2 * 1.6) * 0.6.
+    twice = adapted(model, 1, [sample, sample], cubic, {"x": 0.1}, second_order=True)["x"]
+    assert twice.item() == pytest.approx(1.344)
+    assert torch.autograd.grad(twice, model.x)[0].item() == pytest.approx(0.68 * 0.6)
     # The derivative with respect to a learned step size is minus the gradient.
     alpha = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    (by_alpha,) = torch.autograd.grad(inner_step({"x": theta}, loss, {"x": alpha})["x"], alpha)
-    assert by_alpha.item() == pytest.approx(-4.0)
-    # A bound on the gradient's norm, and parameters that stay.
-    assert inner_step({"x": theta}, loss, 0.1, max_norm=1.0)["x"].item() == pytest.approx(1.9)
-    parameters = {"x": theta, "y": theta.detach().clone().requires_grad_()}
-    both = inner_step(parameters, lambda p: p["x"] * p["y"], 0.5, adapted=("y",))
-    assert both["x"] is theta
-    assert both["y"].item() == pytest.approx(1.0)
+    assert torch.autograd.grad(step(True, alpha), alpha)[0].item() == pytest.approx(-4.0)
+    # A gradient of 4, bounded to 1; and no step where there is nothing to learn from.
+    assert step(True, max_norm=1.0).item() == pytest.approx(1.9)
+    assert adapted(model, 2, [], cubic, {"x": 0.1}, second_order=True)["x"].tolist() == [[2.0], [2.0]]
+
+
+def test_gradients_are_bounded_task_by_task():
+    model = policy()
+    own = model.start(2)
+    sample = sample_of(model, randn(2, 9, 3), own)
+    sample.advantage[0] *= 1000.0
+
+    def norms(max_norm):
+        found = task_gradients(model, own, sample, likelihood_loss, create_graph=False, max_norm=max_norm)
+        return torch.stack([g.flatten(1).norm(dim=1) for g in found.values()]).norm(dim=0)
+
+    free = norms(None)
+    bound = float(free[1]) * 1.5
+    assert norms(bound)[0].item() == pytest.approx(bound)
+    assert norms(bound)[1].item() == pytest.approx(free[1].item())
+
+
+def meta_gradient(model, inner, outer, second_order, size):
+    """The gradient of the tasks' outer surrogates through their inner steps, `size` tasks together."""
+    total = [torch.zeros_like(p) for p in model.parameters()]
+    for first in range(0, len(outer.obs), size):
+        rows = slice(first, first + size)
+        part = outer.rows(rows)
+        own = adapted(
+            model,
+            len(part.obs),
+            [inner.rows(rows)],
+            likelihood_loss,
+            dict.fromkeys(model.own_names, 0.2),
+            second_order=second_order,
+        )
+        loss = ratio_loss(distribution(model, own, part), part).sum()
+        for place, gradient in zip(total, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            place += gradient
+    return flat(total)
+
+
+def meta_batch(tasks=3, steps=8):
+    model = policy()
+    inner = sample_of(model, randn(tasks, steps, 3), model.start(tasks))
+    outer = sample_of(model, randn(tasks, steps, 3, seed=2), model.start(tasks), seed=8)
+    return model, inner, outer
+
+
+def test_the_second_order_meta_gradient_against_double_backward():
+    # An independent form of the same: task after task, PyTorch's distributions and function transforms.
+    model, inner, outer = meta_batch()
+
+    def mean_loss(theta, sample, task, ratio):
+        new = torch.func.functional_call(model, theta, (sample.obs[task],))
+        normal = Independent(Normal(new.mean, new.log_std.exp().expand_as(new.mean)), 1)
+        log_prob = normal.log_prob(sample.act[task])
+        weighed = (log_prob - sample.old_log_prob[task]).exp() if ratio else log_prob
+        return -(weighed * sample.advantage[task]).mean()
+
+    def surrogate(theta, task):
+        slope = torch.func.grad(lambda p: mean_loss(p, inner, task, False))(theta)
+        after = {name: value - 0.2 * slope[name] for name, value in theta.items()}
+        return mean_loss(after, outer, task, True)
+
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    expected = torch.func.grad(lambda p: sum(surrogate(p, task) for task in range(3)))(theta)
+    for size in (1, 2, 3):
+        measured = meta_gradient(model, inner, outer, True, size)
+        torch.testing.assert_close(measured, flat([expected[n] for n in theta]), rtol=1e-9, atol=1e-11)
 
 
 def test_first_order_is_second_order_without_the_curvature_term():
-    p = policy()
-    obs, weigh = randn(9, 3), randn(9, 2, seed=3)
-
-    def loss(parameters):
-        return (p(obs, parameters).mean * weigh).sum().tanh()
-
-    def outer(parameters):
-        return p(obs[:4], parameters).mean.square().sum()
-
-    names = [name for name, _ in p.named_parameters() if name != "log_std"]
-    parameters = p.parameter_dict()
-
-    def gradient(second_order):
-        moved = inner_step(parameters, loss, 0.2, adapted=names, second_order=second_order)
-        return flat(torch.autograd.grad(outer(moved), [parameters[n] for n in names])), moved
-
-    second, moved = gradient(True)
-    first, _ = gradient(False)
+    model, inner, outer = meta_batch(tasks=1)
+    parameters = list(model.parameters())
+    second = meta_gradient(model, inner, outer, True, 1)
+    first = meta_gradient(model, inner, outer, False, 1)
     # d outer / d theta = (I - alpha H) g with g the outer gradient at theta' and H the inner Hessian.
-    leaves = {name: value.detach().requires_grad_() for name, value in moved.items()}
-    g = flat(torch.autograd.grad(outer(leaves), [leaves[n] for n in names]))
+    start = model.start(1)
+    slopes = task_gradients(model, start, inner, likelihood_loss, create_graph=True)
+    after = moved(start, slopes, dict.fromkeys(start, 0.2))
+    leaves = {name: value.detach().requires_grad_() for name, value in after.items()}
+    loss = ratio_loss(distribution(model, leaves, outer), outer).sum()
+    g = flat(torch.autograd.grad(loss, list(leaves.values())))
     torch.testing.assert_close(first, g)
-    inner = flat(torch.autograd.grad(loss(parameters), [parameters[n] for n in names], create_graph=True))
-    hessian_g = flat(torch.autograd.grad(inner @ g, [parameters[n] for n in names]))
+    hessian_g = flat(torch.autograd.grad(flat(list(slopes.values())) @ g, parameters))
     torch.testing.assert_close(second, g - 0.2 * hessian_g)
+
+
+def test_the_losses_by_hand():
+    model = Scalar(0.5)
+    own = model.start(1)
+    sample = sample_of(model, randn(1, 3, 1), own, padded=1)
+    actions, advantages = sample.act[0, :2, 0].numpy(), sample.advantage[0, :2].numpy()
+    new = Gaussian(torch.full((1, 3, 1), 1.5, dtype=torch.float64), torch.zeros(1, 1, 1, dtype=torch.float64))
+    log_new = -0.5 * (actions - 1.5) ** 2 - 0.5 * np.log(2 * np.pi)
+    ratio = np.exp(log_new - (-0.5 * (actions - 0.5) ** 2 - 0.5 * np.log(2 * np.pi)))
+    assert likelihood_loss(new, sample).item() == pytest.approx(-(log_new * advantages).mean())
+    assert ratio_loss(new, sample).item() == pytest.approx(-(ratio * advantages).mean())
+    clipped = np.minimum(ratio * advantages, ratio.clip(0.8, 1.2) * advantages)
+    assert clipped_loss(new, sample, 0.2).item() == pytest.approx(-clipped.mean())
+    assert mean_kl(new, sample).item() == pytest.approx(0.5)  # (1.5 - 0.5)^2 / 2
+    # At the policy that acted, both inner losses have the same gradient.
+    slopes = [
+        task_gradients(model, own, sample, f, create_graph=False) for f in (likelihood_loss, ratio_loss)
+    ]
+    torch.testing.assert_close(slopes[0]["x"], slopes[1]["x"])
+
+
+def test_parts_of_a_sample():
+    model = policy()
+    sample = sample_of(model, randn(3, 6, 3), model.start(3), padded=2)
+    assert sample.rows(slice(1, 3)).obs.equal(sample.obs[1:])
+    few = sample.steps(torch.tensor([[0, 5], [3, 1], [4, 2]]))
+    assert few.obs[1, 0].equal(sample.obs[1, 3])
+    assert few.old.mean[2, 1].equal(sample.old.mean[2, 2])
+    # Weights again sum to one over what happened: of task 0 only the first of the two did.
+    assert few.weight.tolist() == [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 50), st.integers(1, 5000))
+def test_chunks_cover_all_tasks_once(tasks, steps):
+    sample = Sample(*[torch.zeros(tasks, steps, 1)] * 2, *[torch.zeros(tasks, steps)] * 2, None, None)
+    covered = [t for rows in chunks(policy(), sample) for t in range(rows.start, rows.stop)]
+    assert covered == list(range(tasks))
+
+
+def test_step_sizes_are_constant_or_learned_within_their_bound():
+    own = policy().start(2)
+    constant = StepSizes(own, 0.3, learned=False)
+    assert set(constant.by_name().values()) == {0.3}
+    assert not list(constant.parameters())
+    learned = StepSizes(own, 0.05, learned=True, bound=0.1)
+    shapes = {name: value.shape[1:] for name, value in own.items()}
+    assert {name: value.shape for name, value in learned.by_name().items()} == shapes
+    with torch.no_grad():
+        for parameter in learned.parameters():
+            parameter += 1.0
+    assert all((value == 0.1).all() for value in learned.by_name().values())
 
 
 @settings(max_examples=30, deadline=None)
@@ -180,7 +335,8 @@ def test_conjugate_gradient_solves(size, seed):
 def test_curvature_products_are_those_of_the_full_hessian():
     p = policy()
     obs = randn(20, 3)
-    old = p(obs).detach()
+    with torch.no_grad():
+        old = p(obs)
     parameters = list(p.parameters())
 
     def kl():
@@ -199,7 +355,8 @@ def test_a_step_never_leaves_its_region_and_never_makes_things_worse(seed, radiu
     p = policy(seed)
     obs, action = randn(30, 3, seed=seed), randn(30, 2, seed=seed + 1)
     advantage = scale * randn(30, seed=seed + 2)
-    old = p(obs).detach()
+    with torch.no_grad():
+        old = p(obs)
     old_log_prob = old.log_prob(action)
     before = flat([q.detach() for q in p.parameters()]).clone()
 
@@ -208,8 +365,23 @@ def test_a_step_never_leaves_its_region_and_never_makes_things_worse(seed, radiu
         ratio = (new.log_prob(action) - old_log_prob).exp()
         return -(ratio * advantage).mean(), new.kl_from(old).mean()
 
-    result = trust_region_step(p, loss_and_kl, TrustRegion(radius=radius))
-    loss, kl = (float(x) for x in loss_and_kl())
+    parameters = list(p.parameters())
+
+    def gradient():
+        loss = loss_and_kl()[0]
+        return float(loss), flat(torch.autograd.grad(loss, parameters))
+
+    def evaluate():
+        return tuple(float(x) for x in loss_and_kl())
+
+    result = trust_region_step(
+        parameters,
+        gradient=gradient,
+        curvature_kl=lambda: loss_and_kl()[1],
+        evaluate=evaluate,
+        region=TrustRegion(radius=radius),
+    )
+    loss, kl = evaluate()
     after = flat([q.detach() for q in p.parameters()])
     if result.accepted:
         assert loss < result.loss_before
@@ -224,21 +396,23 @@ def test_a_step_never_leaves_its_region_and_never_makes_things_worse(seed, radiu
 
 def test_a_step_that_cannot_help_is_refused_and_leaves_everything():
     module = nn.Linear(2, 1).double()
-    before = flat([q.detach() for q in module.parameters()]).clone()
-    far = TrustRegion(radius=0.01, tries=3)
+    parameters = list(module.parameters())
+    before = flat([q.detach() for q in parameters]).clone()
+    tried = []
 
-    def loss_and_kl():
-        moved = flat(list(module.parameters())) - before
+    def evaluate():
         # However small the step, the constraint is violated.
-        return flat(list(module.parameters())).sum(), 1e6 * moved.abs().sum() + moved.square().sum()
+        tried.append(float((flat([q.detach() for q in parameters]) - before).norm()))
+        return float(flat([q.detach() for q in parameters]).sum()), 0.011
 
     result = trust_region_step(
-        module, loss_and_kl, far, curvature_kl=lambda: flat(list(module.parameters())).square().sum()
+        parameters,
+        gradient=lambda: (float(before.sum()), torch.ones(3, dtype=torch.float64)),
+        curvature_kl=lambda: flat(parameters).square().sum(),
+        evaluate=evaluate,
+        region=TrustRegion(radius=0.01, tries=3),
     )
     assert not result.accepted
-    assert torch.equal(flat([q.detach() for q in module.parameters()]), before)
-
-
-def test_a_gaussian_without_gradient_keeps_its_numbers():
-    g = Gaussian(torch.ones(2, 2, requires_grad=True), torch.zeros(2))
-    assert not g.detach().mean.requires_grad
+    assert np.diff(tried).max() < 0
+    assert len(tried) == 3
+    assert torch.equal(flat([q.detach() for q in parameters]), before)
