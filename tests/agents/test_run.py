@@ -50,6 +50,7 @@ OVERRIDES = {
     "td3_context": TINY_CONTEXT,
     "mql": TINY_MQL,
     "oracle": [*TINY_ORACLE, "steps_per_task=60"],
+    "rl2": ["tasks_per_iteration=3", "episodes_per_task=1", "recurrent_size=8", "checkpoint_every=3"],
 }
 # 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations.
 STEPS = 80 * 20 + 10 * 180
