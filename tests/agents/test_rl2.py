@@ -235,7 +235,7 @@ def test_an_update_takes_one_step_per_epoch_and_starts_from_the_policy_that_acte
     [
         evaluation.PROTOCOLS["rl2"],
         evaluation.PROTOCOLS["pearl"],
-        evaluation.Protocol(adaptation_episodes=4, scored_episodes=3, episodes_per_update=2),
+        evaluation.Protocol(adaptation_episodes=6, scored_episodes=1, episodes_per_update=2),
     ],
 )
 def test_an_evaluation_keeps_the_memory_to_the_end_of_its_trial_and_few_episodes(protocol):
