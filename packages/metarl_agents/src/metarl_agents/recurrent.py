@@ -134,17 +134,18 @@ def trial_sequences(
     restarted[:, :, 1:, 0] = 1.0
     inputs = np.concatenate((obs, previous_act, previous_reward[..., None], restarted[..., None]), -1)
 
-    def advantages(*shape: int) -> NDArray[np.float64]:
+    def advantages(columns: Sequence[NDArray[Any]], *shape: int) -> NDArray[np.float64]:
+        obs, reward, valid = columns
         parts = (obs.reshape(*shape, -1), reward.reshape(shape), valid.reshape(shape))
         return task_advantages(*parts, gamma=gamma, gae_lambda=gae_lambda)[0]
 
     columns = [inputs, act, obs, reward, valid]
     if per_episode:
-        columns.append(advantages(tasks, rollouts * episodes, horizon))
+        columns.append(advantages(columns[2:], tasks, rollouts * episodes, horizon))
     valid_RM = valid.reshape(tasks * rollouts, -1)
     columns = packed([column.reshape(*valid_RM.shape, -1) for column in columns], valid_RM)
-    inputs, act, obs, reward, valid = columns[:5]
-    advantage = columns[5] if per_episode else advantages(tasks, rollouts, len(inputs[0]))
+    inputs, act, valid = columns[0], columns[1], columns[4]
+    advantage = columns[5] if per_episode else advantages(columns[2:], tasks, rollouts, len(inputs[0]))
     counts_T = valid_RM.reshape(tasks, -1).sum(1)
     weight = valid / (tasks * np.repeat(counts_T, rollouts))[:, None, None]
 
