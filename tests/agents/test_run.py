@@ -42,6 +42,10 @@ TINY_POOLED = [*(text for text in TINY_ORACLE if not text.startswith("meta_batch
 TINY_TD3 = [*TINY_POOLED, "small_buffer=0"]
 TINY_CONTEXT = [*TINY_TD3, "history_length=6", "context_size=4"]
 TINY_MQL = [*TINY_CONTEXT, "new_updates=2", "replay_updates=3", "replay_batch=16"]
+TINY_RL2 = [
+    "tasks_per_iteration=3", "episodes_per_task=2", "episodes_per_trial=3", "recurrent_size=8",
+    "checkpoint_every=3",
+]  # fmt: skip
 OVERRIDES = {
     "pearl": TINY,
     "crl": TINY_CRL,
@@ -50,6 +54,7 @@ OVERRIDES = {
     "td3_context": TINY_CONTEXT,
     "mql": TINY_MQL,
     "oracle": [*TINY_ORACLE, "steps_per_task=60"],
+    "rl2": TINY_RL2,
 }
 # 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations.
 STEPS = 80 * 20 + 10 * 180

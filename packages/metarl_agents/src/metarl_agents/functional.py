@@ -40,6 +40,10 @@ class Gaussian(NamedTuple):
         squares = old_variance + (old.mean - self.mean).square()
         return (self.log_std - old.log_std + squares / (2 * variance) - 0.5).sum(-1)
 
+    def entropy(self) -> Tensor:
+        """Entropy in nats, of the log standard deviations' shape without its last axis."""
+        return (self.log_std + HALF_LOG_TWO_PI + 0.5).sum(-1)
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """Sampled actions (..., A)."""
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)

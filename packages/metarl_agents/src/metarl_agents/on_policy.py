@@ -15,7 +15,7 @@ from metarl_agents.functional import Gaussian
 from metarl_agents.vector_adapter import GymVectorEnvAdapter
 
 Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-Observe = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]], None]
+Observe = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]], None]
 
 
 class Episodes(NamedTuple):
@@ -119,7 +119,7 @@ def collect_episodes(
         horizon: most steps of an episode.
         act: actions (T E, A) for observations (T E, O). Actions beyond the box are clipped to it on
             their way to the environment and kept as they are in the batch.
-        observe: takes in observations, actions and rewards of a step.
+        observe: takes in observations, actions and rewards of a step, and which rollouts took it.
 
     Raises:
         ValueError: when the number of simulations is another.
@@ -146,7 +146,7 @@ def collect_episodes(
             np.clip(actions[step], -1.0, 1.0), None if active_N.all() else active_N
         )
         if observe is not None:
-            observe(obs[step], actions[step], rewards[step])
+            observe(obs[step], actions[step], rewards[step], valid[step])
         active_N = active_N & ~(terminated_N | truncated_N)
         if not active_N.any():
             break
@@ -182,9 +182,18 @@ def task_steps(episodes: Episodes, *, gamma: float, gae_lambda: float, device: t
         array.reshape(tasks, valid_TM.shape[1], -1).astype(np.float32, copy=False)
         for array in (episodes.obs, episodes.act, advantages_TEH, weights_TM)
     ]
-    if not valid_TM.all():
-        # Steps that happened come first; what is left of the longest task's row is padding.
-        order_TM = np.argsort(~valid_TM, axis=1, kind="stable")[:, : counts_T.max()]
-        columns = [np.take_along_axis(column, order_TM[..., None], 1) for column in columns]
-    obs, act, advantage, weight = (torch.from_numpy(column).to(device) for column in columns)
+    obs, act, advantage, weight = (
+        torch.from_numpy(column).to(device) for column in packed(columns, valid_TM)
+    )
     return Steps(obs, act, advantage[..., 0], weight[..., 0])
+
+
+def packed(columns: Sequence[NDArray[Any]], valid_TM: NDArray[np.bool_]) -> list[NDArray[Any]]:
+    """Columns (T, M, ...) with the steps that happened first, cut to the longest row's number of them.
+
+    What is left of shorter rows is padding, steps that did not happen.
+    """
+    if valid_TM.all():
+        return list(columns)
+    order_TM = np.argsort(~valid_TM, axis=1, kind="stable")[:, : valid_TM.sum(1).max()]
+    return [np.take_along_axis(column, order_TM[..., None], 1) for column in columns]

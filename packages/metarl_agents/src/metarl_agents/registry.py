@@ -125,6 +125,13 @@ AGENTS: dict[str, AgentEntry] = {
             tier="implemented",
         ),
         AgentEntry(
+            name="rl2",
+            class_path="metarl_agents.algorithms.rl2:RL2",
+            title="PPO on whole trials with a recurrent policy that remembers earlier episodes",
+            reference="Duan et al. 2016, arXiv:1611.02779",
+            tier="implemented",
+        ),
+        AgentEntry(
             name="oracle",
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic that observes the task",

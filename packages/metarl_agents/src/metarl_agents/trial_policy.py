@@ -51,8 +51,21 @@ class TrialPolicy(BatchPolicy):
     def adapt(self) -> None:
         """Learns from the batch taken in last."""
 
-    def observe_arrays(self, obs_NO: NDArray[Any], act_NA: NDArray[Any], reward_N: NDArray[Any]) -> None:
-        """`observe` for arrays."""
+    def observe_arrays(
+        self,
+        obs_NO: NDArray[Any],
+        act_NA: NDArray[Any],
+        reward_N: NDArray[Any],
+        active_N: NDArray[np.bool_],
+    ) -> None:
+        """Takes in a step of all rollouts; recurrent policies remember it.
+
+        Args:
+            obs_NO: what the actions were chosen from.
+            act_NA: the actions, as they were before clipping.
+            reward_N: the environment's rewards.
+            active_N: rollouts that took the step; the episodes of the others are over.
+        """
 
 
 class AdaptivePolicy(TrialPolicy):
@@ -231,7 +244,7 @@ class TrialAgent:
     def observe(self, transition: Transition) -> None:
         """Keeps the step, with the action as it was before clipping."""
         step = (transition.observation, self.actions, transition.reward, transition.active)
-        self.policy.observe_arrays(*step[:3])
+        self.policy.observe_arrays(*step)
         if self.adapts and self.episode < self.trial.adaptation_episodes:
             self.batch[-1].append(step)
 

@@ -1,0 +1,242 @@
+"""RL2: a recurrent policy that learns to learn, trained by PPO on whole trials.
+
+Duan et al. 2016 (arXiv:1611.02779). A trial is several episodes of one task; the cell's state goes on
+from one to the next and is zero at the start of a trial, so what the network does with its memory is
+the adaptation, and no gradient step is taken at test time. At every step the cell sees the observation,
+the previous action as the environment was given it, the previous reward, and a flag. At the first step
+of a later episode the flag is 1 and previous action and reward are 0; everywhere else the flag is 0.
+
+The objective is the return of the whole trial (section 2.2), so by default returns run on across the
+borders of episodes, and an exploring first episode is paid for by the later ones. The code that the
+PEARL paper compares with (ProMP's) computes advantages within each episode, as with
+`per_episode_advantages`, and keeps the flag at 0.
+
+The update is PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347) on all trials at once.
+Gradients go back through `bptt_length` steps; the state is carried on between such chunks, whose
+gradients add up to one Adam step per epoch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl_agents.config import ConfigError, OnPolicyConfig
+from metarl_agents.functional import Gaussian
+from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, step_on_parts
+from metarl_agents.on_policy import Episodes
+from metarl_agents.optimisers import adam
+from metarl_agents.recurrent import CELLS, RecurrentGaussian, Trials, trial_sequences
+from metarl_agents.seeding import torch_stream
+from metarl_agents.trial_policy import TrialPolicy
+
+
+@dataclass(frozen=True)
+class RL2Config(OnPolicyConfig):
+    """Configuration of RL2.
+
+    Attributes:
+        hidden: widths of tanh layers between inputs and cell; none by default, as in ProMP's RL2.
+        episodes_per_task: trials of a task side by side.
+        episodes_per_trial: successive episodes of a trial in training; evaluation may take more.
+        cell: "gru" or "lstm".
+        recurrent_size: width of the cell.
+        per_episode_advantages: whether returns end with every episode instead of with the trial.
+        bptt_length: steps that gradients go back through time.
+        outer_steps: epochs, each one Adam step on all trials of the iteration.
+        clip: epsilon, how far a ratio counts.
+        entropy_weight: weight of the policy's entropy.
+    """
+
+    hidden: tuple[int, ...] = ()
+    evaluation_protocols: tuple[str, ...] = ("rl2",)
+    episodes_per_trial: int = 2
+    cell: str = "gru"
+    recurrent_size: int = 64
+    per_episode_advantages: bool = False
+    bptt_length: int = 32
+    outer_steps: int = 5
+    clip: float = 0.2
+    entropy_weight: float = 0.0
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (
+        *OnPolicyConfig.may_be_zero,
+        "per_episode_advantages",
+        "entropy_weight",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cell not in CELLS:
+            raise ConfigError(f"cell must be one of {', '.join(CELLS)}, not {self.cell!r}")
+
+
+class RL2Policy(TrialPolicy):
+    """A recurrent policy whose memory lasts for a trial.
+
+    Args:
+        model: the network.
+        episodes_per_trial: episodes kept for training.
+        action_space: box of actions.
+        observation_space: box of observations.
+        generator: source of action noise.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: RecurrentGaussian,
+        episodes_per_trial: int,
+        action_space: Box,
+        observation_space: Box,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        self.model = model
+        # Trials of an evaluation may be longer, and nothing is learned from them.
+        self.batches: deque[Episodes] = deque(maxlen=episodes_per_trial)
+
+    def begin_trials(self, tasks: int, rollouts: int) -> None:
+        """Empties the memory."""
+        self.batches.clear()
+        self.state_RK = self.next_state_RK = self.model.start(tasks * rollouts)
+        self._clear_previous(restarted=0.0)
+
+    def end_episode(self) -> None:
+        """The memory stays; the next inputs say that an episode has ended."""
+        self._clear_previous(restarted=1.0)
+
+    def _clear_previous(self, *, restarted: float) -> None:
+        # Previous action, reward and flag: the part of the next input that is not the observation.
+        self.previous_RI = self.state_RK.new_zeros(len(self.state_RK), self.action_space.shape[0] + 2)
+        self.previous_RI[:, -1] = restarted
+
+    @torch.no_grad()
+    def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
+        """Actions (T E, A), not bounded. The memory moves when the step is observed."""
+        inputs_SRI = torch.cat((observations_RO, self.previous_RI), -1)[None]
+        chosen: Gaussian
+        chosen, self.next_state_RK = self.model(inputs_SRI, self.state_RK)
+        return (chosen.mean if deterministic else chosen.draw(self.generator))[0]
+
+    def observe_arrays(
+        self,
+        obs_NO: NDArray[Any],
+        act_NA: NDArray[Any],
+        reward_N: NDArray[Any],
+        active_N: NDArray[np.bool_],
+    ) -> None:
+        """Moves the memory of rollouts that took the step; see `TrialPolicy.observe_arrays`."""
+        flag_N = np.zeros(len(act_NA))
+        previous_RI = self.tensor(np.column_stack((act_NA.clip(-1.0, 1.0), reward_N, flag_N)))
+        # Training knows only steps that happened: what came after an early end must leave no trace.
+        active_R1 = torch.as_tensor(active_N[:, None], device=previous_RI.device)
+        self.previous_RI = torch.where(active_R1, previous_RI, self.previous_RI)
+        self.state_RK = torch.where(active_R1, self.next_state_RK, self.state_RK)
+
+    def take(self, episodes: Episodes) -> None:
+        """Keeps the trial's episodes."""
+        self.batches.append(episodes)
+
+
+class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
+    """Recurrent meta-reinforcement learning; see the module for the source."""
+
+    config_class: ClassVar[type[RL2Config]] = RL2Config
+    loss_names = ("surrogate", "policy_kl", "action_std")
+
+    def __init__(self, *, policy: RL2Policy, config: RL2Config, generator: torch.Generator) -> None:
+        super().__init__(policy=policy)
+        self.begin_run(self.steps_per_update(config), generator)
+        self.config = config
+        self.optim = self._create_optimizer(policy.model, adam(config.learning_rate))
+
+    @classmethod
+    def from_config(
+        cls,
+        config: RL2Config,
+        *,
+        observation_space: Box,
+        action_space: Box,
+        num_tasks: int,
+        seed: int,
+        device: torch.device,
+    ) -> Self:
+        """A network with fresh weights from the run's seed, on the device."""
+        actions = action_space.shape[0]
+        model = RecurrentGaussian(
+            observation_space.shape[0] + actions + 2,
+            config.hidden,
+            actions,
+            cell=config.cell,
+            width=config.recurrent_size,
+            generator=torch_stream(seed, "weights"),
+        ).to(device)
+        policy = RL2Policy(
+            model=model,
+            episodes_per_trial=config.episodes_per_trial,
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=torch_stream(seed, "acting", device),
+        )
+        return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
+
+    @staticmethod
+    def batch_names(config: RL2Config) -> Sequence[str]:
+        """One batch per episode of the trial."""
+        if config.episodes_per_trial == 1:
+            return ("last",)
+        return ("first", *("between",) * (config.episodes_per_trial - 2), "last")
+
+    @staticmethod
+    def steps_per_update(config: RL2Config) -> int:
+        """The epochs."""
+        return config.outer_steps
+
+    def outer_steps(self) -> Iterator[dict[str, Tensor]]:
+        """Adam steps on the clipped surrogate of all trials."""
+        policy, config = self.policy, self.config
+        trials = trial_sequences(
+            policy.batches,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            per_episode=config.per_episode_advantages,
+            device=self.device,
+        )
+        with torch.no_grad():
+            old: Gaussian
+            old, _ = policy.model(trials.inputs, policy.model.start(trials.inputs.shape[1]))
+            old_log_prob_SR = old.log_prob(trials.act)
+        for _ in range(config.outer_steps):
+            sums = {name: torch.zeros((), device=self.device) for name in self.loss_names[:2]}
+            step_on_parts(self.optim, self._losses(trials, old, old_log_prob_SR, sums))
+            yield {**sums, "action_std": policy.model.log_std.detach().exp().mean()}
+
+    def _losses(
+        self, trials: Trials, old: Gaussian, old_log_prob_SR: Tensor, sums: dict[str, Tensor]
+    ) -> Iterator[Tensor]:
+        """The loss of every chunk of steps; adds what is reported to `sums`."""
+        model, config = self.policy.model, self.config
+        state_RK = model.start(trials.inputs.shape[1])
+        for first in range(0, len(trials.inputs), config.bptt_length):
+            chunk = slice(first, first + config.bptt_length)
+            inputs_SRI, act_SRA, advantage_SR, weight_SR = (column[chunk] for column in trials)
+            new: Gaussian
+            new, state_RK = model(inputs_SRI, state_RK.detach())
+            ratio_SR = (new.log_prob(act_SRA) - old_log_prob_SR[chunk]).exp()
+            clipped_SR = ratio_SR.clamp(1 - config.clip, 1 + config.clip)
+            gain_SR = torch.minimum(ratio_SR * advantage_SR, clipped_SR * advantage_SR)
+            surrogate = -(gain_SR * weight_SR).sum()
+            with torch.no_grad():
+                kl_SR = new.kl_from(Gaussian(old.mean[chunk], old.log_std))
+                sums["surrogate"] += surrogate
+                sums["policy_kl"] += (kl_SR * weight_SR).sum()
+            yield surrogate - config.entropy_weight * (new.entropy() * weight_SR).sum()
