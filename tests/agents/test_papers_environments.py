@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from test_run import OVERRIDES
 
-from metarl_agents.config import preset_tables
-from metarl_agents.registry import AGENTS
+from metarl_agents.config import OffPolicyConfig, preset_tables
+from metarl_agents.registry import AGENTS, find_agent
 
 # A table of the preset `paper` names an environment of the paper; "default" does not.
 CASES = [
@@ -37,7 +37,9 @@ def metarl(*arguments):
 @pytest.mark.parametrize(("agent", "env_id"), CASES)
 def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(agent, env_id, tmp_path):
     run_dir = tmp_path / "run"
-    changes = [*SMALL[agent], "initial_steps=50", "capacity_per_task=2000", "num_simulations=20"]
+    changes = SMALL[agent]
+    if issubclass(find_agent(agent).load().config_class, OffPolicyConfig):
+        changes = [*changes, "initial_steps=50", "capacity_per_task=2000", "num_simulations=20"]
     options = [part for text in changes for part in ("--set", text)]
     steps = 90_000
     command = metarl(

@@ -46,6 +46,15 @@ TINY_RL2 = [
     "tasks_per_iteration=3", "episodes_per_task=2", "episodes_per_trial=3", "recurrent_size=8",
     "checkpoint_every=3",
 ]  # fmt: skip
+# Eighteen episodes in each iteration, in all of these.
+TINY_TRIALS = ["tasks_per_iteration=3", "hidden=16", "checkpoint_every=3"]
+TINY_MAML = [*TINY_TRIALS, "episodes_per_task=3", "inner_steps=1", "curvature_fraction=0.5"]
+TINY_PROMP = [*TINY_TRIALS, "episodes_per_task=3", "outer_steps=2"]
+TINY_FAST_UPDATES = [*TINY_TRIALS, "episodes_per_task=2", "outer_steps=3"]
+TINY_ADAPT_SV = [*TINY_FAST_UPDATES, "inner_steps=2", "embedding_size=3"]
+TINY_TESP = [
+    *TINY_FAST_UPDATES, "inner_steps=1", "embedding_size=3", "encoder_hidden=4", "best_episodes=3",
+]  # fmt: skip
 OVERRIDES = {
     "pearl": TINY,
     "crl": TINY_CRL,
@@ -54,9 +63,16 @@ OVERRIDES = {
     "td3_context": TINY_CONTEXT,
     "mql": TINY_MQL,
     "oracle": [*TINY_ORACLE, "steps_per_task=60"],
+    "maml": TINY_MAML,
+    "promp": TINY_PROMP,
     "rl2": TINY_RL2,
+    "meta_sgd": [*TINY_FAST_UPDATES, "inner_steps=2"],
+    "adapt_sv": TINY_ADAPT_SV,
+    "tesp": TINY_TESP,
+    "joint_oracle": [*TINY_TRIALS, "episodes_per_task=6"],
 }
-# 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations.
+# 80 tasks x 20 initial steps, then 3 x 60 per iteration: ten iterations. Agents that learn from trials
+# collect nothing before training and 360 steps per iteration: ten iterations, too.
 STEPS = 80 * 20 + 10 * 180
 
 

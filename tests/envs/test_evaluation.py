@@ -540,6 +540,12 @@ def test_adaptation_curve_groups_episodes_of_one_policy():
     np.testing.assert_allclose(curve.high, curve.estimate)
     np.testing.assert_allclose(report.scores, report.returns[:, :, 4:].mean(axis=-1))
     assert np.all(report.scores > report.returns.mean(axis=-1))
+    # Scored actions of 1/2, 1/2 and 3/4 after first ones of 0, in episodes of 2, 6 and 4 steps.
+    rise = report.summary().rise
+    np.testing.assert_allclose(rise.value, 2 * np.mean([0.5, 0.5, 0.75]) * np.mean([2, 6, 4]))
+    assert rise.low <= rise.value <= rise.high
+    assert "rise from episodes 1-2 to the score" in str(report.summary())
+    assert fake_report(adaptation_episodes=0).summary().rise is None
     single = adaptation_curve(report, "success_at_end", group=1, rng=np.random.default_rng(0))
     np.testing.assert_allclose(single.estimate, [1 / 3] * 7)
     with pytest.raises(ValueError, match="metric must be one of return, length"):

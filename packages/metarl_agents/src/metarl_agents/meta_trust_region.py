@@ -138,5 +138,5 @@ def meta_trust_region_step(
         evaluate=objective.values,
         region=TrustRegion(radius=config.trust_radius),
     )
-    values = (result.loss, result.kl, result.length, float(model.log_std.exp().mean()))  # type: ignore[operator]
+    values = (result.loss, result.kl, result.length, float(model.log_std.detach().exp().mean()))  # type: ignore[operator]
     return {name: torch.tensor(value) for name, value in zip(LOSS_NAMES, values, strict=True)}

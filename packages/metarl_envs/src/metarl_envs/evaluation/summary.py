@@ -166,6 +166,9 @@ class Summary:
         scored_success_once: Mean over runs, tasks and scored episodes.
         scored_success_at_end: Mean over runs, tasks and scored episodes.
         references: IQM of the score of each reference.
+        rise: Score minus the mean return of the trial's first batch of episodes (the protocol's
+            `episodes_per_update`), mean over runs and tasks, each task with itself, with a bootstrap
+            interval over tasks; `None` where nothing comes before the scored episodes.
         gap_closed: Fraction of the gap between "zero" and "oracle" that the score closes, all three
             as IQM; `None` where a reference is missing or the oracle is not better.
         diverged: Number of episodes whose simulation diverged.
@@ -183,6 +186,7 @@ class Summary:
     scored_success_once: Estimate
     scored_success_at_end: Estimate
     references: Mapping[str, float]
+    rise: Estimate | None
     gap_closed: float | None
     diverged: int
     confidence: float
@@ -213,6 +217,10 @@ class Summary:
         notes = [f"{self.confidence:.0%} intervals: {self.interval}"]
         if self.score_without_bonus is not None:
             notes.append(f"score without the alive bonus: {self.score_without_bonus:.4g}")
+        if self.rise is not None:
+            first = self.returns.last_episode[0]
+            label = "episode 1" if first == 1 else f"episodes 1-{first}"
+            notes.append(f"rise from {label} to the score, mean over tasks: {self.rise:.4g}")
         if self.gap_closed is not None:
             notes.append(f"zero-to-oracle gap closed: {self.gap_closed:.0%}")
         if self.diverged:
@@ -243,6 +251,13 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
     gap = None
     if zero is not None and oracle is not None and oracle > zero:
         gap = float(normalised(score.value, zero, oracle))
+    rise = None
+    if protocol.adaptation_episodes:
+        pairs = report.scores - report.returns[..., : protocol.episodes_per_update].mean(axis=-1)
+        bounds = task_bootstrap_interval(
+            pairs, np.mean, repetitions, confidence, rng=np.random.default_rng(0)
+        )
+        rise = Estimate(float(pairs.mean()), *bounds)
     return Summary(
         title=f"{report.agent} on {report.family} ({protocol.split}), "
         f"protocol {protocol.name or 'without a name'}",
@@ -256,6 +271,7 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
         scored_success_once=interval(report.scored("success_once"), np.mean),
         scored_success_at_end=interval(report.scored("success_at_end"), np.mean),
         references=references,
+        rise=rise,
         gap_closed=gap,
         diverged=int(report.diverged.sum()),
         confidence=confidence,
