@@ -28,7 +28,7 @@ check: $(VENV)/.installed  ## lint, format and types
 	$(BIN)/mypy packages/metarl_envs/src packages/metarl_agents/src
 
 bench: $(VENV)/.installed  ## speed as ratios against references, interleaved
-	cd benchmarks; failed=0; for script in environments composer agents context; do \
+	cd benchmarks; failed=0; for script in environments composer agents context trials; do \
 	  ../$(BIN)/python $$script.py || failed=1; done; exit $$failed
 
 baselines: $(VENV)/.installed  ## what doing nothing, acting at random and scripted oracles earn, into results/baselines

@@ -80,8 +80,10 @@ class Check:
         return self.value >= self.required
 
 
-def report(title: str, unit: str, rates: Rates, checks: list[Check]) -> bool:
-    """Prints rates and checks, and writes them to `results/benchmarks/`.
+def report(
+    title: str, unit: str, rates: Rates, checks: list[Check], figures: Mapping[str, float] | None = None
+) -> bool:
+    """Prints rates, checks and what else was measured, and writes them to `results/benchmarks/`.
 
     Returns:
         Whether every check was reached.
@@ -90,6 +92,8 @@ def report(title: str, unit: str, rates: Rates, checks: list[Check]) -> bool:
     for name in rates.rounds:
         rate = rates.median(name)
         print(f"  {name:<58} {rate:>14,.0f}" if rate >= 100 else f"  {name:<58} {rate:>14.2f}")
+    for name, value in (figures or {}).items():
+        print(f"  {name:<58} {value:>14.2f}")
     for check in checks:
         verdict = "reached" if check.reached else "MISSED"
         print(f"  {check.what:<58} {check.value:>14.2f}  (required {check.required:g}: {verdict})")
@@ -97,6 +101,7 @@ def report(title: str, unit: str, rates: Rates, checks: list[Check]) -> bool:
         "title": title,
         "unit": unit,
         "medians": {name: round(rates.median(name), 1) for name in rates.rounds},
+        "figures": {name: round(value, 3) for name, value in (figures or {}).items()},
         "checks": [{"what": c.what, "value": round(c.value, 3), "required": c.required} for c in checks],
         "machine": {"platform": platform.platform(), "processor": processor()},
         "versions": {name: version(name) for name in ("gymnasium", "mujoco", "numpy", "tianshou", "torch")},

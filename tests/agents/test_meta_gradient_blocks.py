@@ -111,7 +111,9 @@ def test_an_inner_step_by_hand_and_its_second_derivative():
     sample = sample_of(model, randn(1, 1, 1), model.start(1))
 
     def step(second_order, alpha=0.1, **options):
-        return adapted(model, 1, [sample], cubic, {"x": alpha}, second_order=second_order, **options)["x"]
+        return adapted(
+            model, model.start(1), [sample], cubic, {"x": alpha}, second_order=second_order, **options
+        )["x"]
 
     second = step(True)
     assert second.item() == pytest.approx(1.6)
@@ -119,7 +121,7 @@ def test_an_inner_step_by_hand_and_its_second_derivative():
     # Without the curvature term the start passes through unchanged.
     assert torch.autograd.grad(step(False), model.x)[0].item() == pytest.approx(1.0)
     # Two steps: x'' = 1.6 - 0.1 * 2.56, dx'' / dx = (1 - 0.1 * 2 * 1.6) * 0.6.
-    twice = adapted(model, 1, [sample, sample], cubic, {"x": 0.1}, second_order=True)["x"]
+    twice = adapted(model, model.start(1), [sample, sample], cubic, {"x": 0.1}, second_order=True)["x"]
     assert twice.item() == pytest.approx(1.344)
     assert torch.autograd.grad(twice, model.x)[0].item() == pytest.approx(0.68 * 0.6)
     # The derivative with respect to a learned step size is minus the gradient.
@@ -127,7 +129,10 @@ def test_an_inner_step_by_hand_and_its_second_derivative():
     assert torch.autograd.grad(step(True, alpha), alpha)[0].item() == pytest.approx(-4.0)
     # A gradient of 4, bounded to 1; and no step where there is nothing to learn from.
     assert step(True, max_norm=1.0).item() == pytest.approx(1.9)
-    assert adapted(model, 2, [], cubic, {"x": 0.1}, second_order=True)["x"].tolist() == [[2.0], [2.0]]
+    assert adapted(model, model.start(2), [], cubic, {"x": 0.1}, second_order=True)["x"].tolist() == [
+        [2.0],
+        [2.0],
+    ]
 
 
 def test_gradients_are_bounded_task_by_task():
@@ -137,7 +142,12 @@ def test_gradients_are_bounded_task_by_task():
     sample.advantage[0] *= 1000.0
 
     def norms(max_norm):
-        found = task_gradients(model, own, sample, likelihood_loss, create_graph=False, max_norm=max_norm)
+        found = task_gradients(
+            own,
+            likelihood_loss(distribution(model, own, sample), sample),
+            create_graph=False,
+            max_norm=max_norm,
+        )
         return torch.stack([g.flatten(1).norm(dim=1) for g in found.values()]).norm(dim=0)
 
     free = norms(None)
@@ -154,7 +164,7 @@ def meta_gradient(model, inner, outer, second_order, size):
         part = outer.rows(rows)
         own = adapted(
             model,
-            len(part.obs),
+            model.start(len(part.obs)),
             [inner.rows(rows)],
             likelihood_loss,
             dict.fromkeys(model.own_names, 0.2),
@@ -203,7 +213,9 @@ def test_first_order_is_second_order_without_the_curvature_term():
     first = meta_gradient(model, inner, outer, False, 1)
     # d outer / d theta = (I - alpha H) g with g the outer gradient at theta' and H the inner Hessian.
     start = model.start(1)
-    slopes = task_gradients(model, start, inner, likelihood_loss, create_graph=True)
+    slopes = task_gradients(
+        start, likelihood_loss(distribution(model, start, inner), inner), create_graph=True
+    )
     after = moved(start, slopes, dict.fromkeys(start, 0.2))
     leaves = {name: value.detach().requires_grad_() for name, value in after.items()}
     loss = ratio_loss(distribution(model, leaves, outer), outer).sum()
@@ -228,7 +240,8 @@ def test_the_losses_by_hand():
     assert mean_kl(new, sample).item() == pytest.approx(0.5)  # (1.5 - 0.5)^2 / 2
     # At the policy that acted, both inner losses have the same gradient.
     slopes = [
-        task_gradients(model, own, sample, f, create_graph=False) for f in (likelihood_loss, ratio_loss)
+        task_gradients(own, f(distribution(model, own, sample), sample), create_graph=False)
+        for f in (likelihood_loss, ratio_loss)
     ]
     torch.testing.assert_close(slopes[0]["x"], slopes[1]["x"])
 

@@ -96,10 +96,8 @@ class StepSizes(nn.Module):
 
 
 def task_gradients(
-    model: TaskModel,
     own: Mapping[str, Tensor],
-    sample: Sample,
-    loss: Loss,
+    losses_T: Tensor,
     *,
     create_graph: bool,
     max_norm: float | None = None,
@@ -107,14 +105,11 @@ def task_gradients(
     """Gradient of each task's loss with respect to its own parameters.
 
     Args:
-        model: the networks.
         own: parameters that adapt, with a leading task axis.
-        sample: the tasks' data.
-        loss: loss of every task.
+        losses_T: loss of every task.
         create_graph: whether the gradients can be differentiated.
         max_norm: bound on the norm of a task's gradient over all its parameters.
     """
-    losses_T = loss(distribution(model, own, sample), sample)
     gradients = torch.autograd.grad(losses_T.sum(), list(own.values()), create_graph=create_graph)
     if max_norm is not None:
         norms = torch.stack([gradient.detach().flatten(1).norm(dim=1) for gradient in gradients])
@@ -132,27 +127,30 @@ def moved(
 
 def adapted(
     model: TaskModel,
-    tasks: int,
+    own: Mapping[str, Tensor],
     samples: Sequence[Sample],
     loss: Loss,
     alpha: Mapping[str, Tensor | float],
     *,
     second_order: bool,
     max_norm: float | None = None,
-) -> Parameters:
-    """Every task's parameters after one step on each sample, as a function of the model's own.
+    first: Gaussian | None = None,
+) -> Mapping[str, Tensor]:
+    """Every task's parameters after one step on each sample, as a function of where they start.
 
     Args:
         model: the networks.
-        tasks: number of tasks.
-        samples: their data, one entry per step; without any, nothing moves.
+        own: where they start.
+        samples: the tasks' data, one entry per step; without any, nothing moves.
         loss: loss of every task.
         alpha: step sizes by name.
         second_order: whether the result can be differentiated through the gradients.
         max_norm: see `task_gradients`.
+        first: action distributions of the first sample at the start, where they are known already.
     """
-    own = model.start(tasks)
     for sample in samples:
-        gradients = task_gradients(model, own, sample, loss, create_graph=second_order, max_norm=max_norm)
-        own = moved(own, gradients, alpha)
+        new = first or distribution(model, own, sample)
+        first = None
+        slopes = task_gradients(own, loss(new, sample), create_graph=second_order, max_norm=max_norm)
+        own = moved(own, slopes, alpha)
     return own

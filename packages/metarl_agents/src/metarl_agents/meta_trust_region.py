@@ -61,7 +61,7 @@ class MetaObjective:
         outer = self.outer.rows(rows)
         own = adapted(
             self.policy.model,
-            len(outer.obs),
+            self.policy.model.start(len(outer.obs)),
             [sample.rows(rows) for sample in self.inner],
             self.policy.inner_loss,
             self.policy.step_sizes.by_name(),

@@ -166,14 +166,9 @@ class AdaptivePolicy(TrialPolicy):
     def _accumulate(self, sample: Sample) -> None:
         for rows in chunks(self.model, sample):
             own = {name: value[rows].detach().requires_grad_() for name, value in self.own.items()}
-            found = task_gradients(
-                self.model,
-                own,
-                sample.rows(rows),
-                self.inner_loss,
-                create_graph=False,
-                max_norm=self.max_norm,
-            )
+            part = sample.rows(rows)
+            losses_T = self.inner_loss(distribution(self.model, own, part), part)
+            found = task_gradients(own, losses_T, create_graph=False, max_norm=self.max_norm)
             for name, gradient in found.items():
                 self.gradients[name][rows] += gradient
 

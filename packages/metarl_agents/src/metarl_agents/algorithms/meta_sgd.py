@@ -61,7 +61,7 @@ class MetaSGD(FastUpdateAlgorithm):
         policy = self.policy
         return adapted(
             policy.model,
-            rows.stop - rows.start,
+            policy.model.start(rows.stop - rows.start),
             [sample.rows(rows) for sample in policy.samples[:-1]],
             policy.inner_loss,
             policy.step_sizes.by_name(),

@@ -133,17 +133,19 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         model, tasks = policy.model, len(outer.obs)
         for rows in chunks(model, outer):
             parts, after = [sample.rows(rows) for sample in inner], outer.rows(rows)
+            start = model.start(len(after.obs))
+            before = distribution(model, start, parts[0])
             own = adapted(
                 model,
-                len(after.obs),
+                start,
                 parts,
                 ratio_loss,
                 policy.step_sizes.by_name(),
                 second_order=True,
+                first=before,
             )
             new = distribution(model, own, after)
             surrogate = clipped_loss(new, after, config.clip).sum() / tasks
-            before = distribution(model, model.start(len(after.obs)), parts[0])
             start_kl = mean_kl(before, parts[0]).sum() / tasks
             sums["surrogate"] += surrogate.detach()
             sums["start_kl"] += start_kl.detach()
