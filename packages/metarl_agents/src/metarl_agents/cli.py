@@ -113,7 +113,8 @@ def evaluate(
     run_dir: RunDirectory,
     split: Annotated[str, typer.Option(help="Tasks to evaluate on: train, test or ood.")] = "test",
     protocol: Annotated[
-        str, typer.Option(help="pearl, mql, mql_1200, mql_800, maml, promp, rl2, tesp, iwpa or slbo.")
+        str,
+        typer.Option(help="pearl, mql, mql_1200, mql_800, maml, promp, rl2, tesp, meta_sgd, iwpa or slbo."),
     ] = "pearl",
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: the protocol's).")

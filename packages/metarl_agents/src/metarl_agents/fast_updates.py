@@ -171,7 +171,7 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
 
     @staticmethod
     def steps_per_update(config: FastUpdateConfig) -> int:
-        """The steps after all iterations but the last."""
+        """The iterations of a meta-update, of which the last only measures."""
         return config.outer_steps
 
     def adapted_parameters(self, rows: slice) -> Mapping[str, Tensor]:
