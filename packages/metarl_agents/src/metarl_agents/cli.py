@@ -119,6 +119,9 @@ def evaluate(
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: the protocol's).")
     ] = None,
+    num_tasks: Annotated[
+        int | None, typer.Option("--tasks", help="Evaluate the first so many tasks of the split.", min=1)
+    ] = None,
     device: Device = "cpu",
     overrides: Annotated[
         list[str] | None,
@@ -140,6 +143,7 @@ def evaluate(
         split=split,
         protocol=protocol,
         seeds=chosen,
+        num_tasks=num_tasks,
         device=device,
         overrides=overrides or [],
         threads=threads,

@@ -86,6 +86,7 @@ def evaluate_run(
     split: str = "test",
     protocol: str | evaluation.Protocol = "pearl",
     seeds: Sequence[int] | None = None,
+    num_tasks: int | None = None,
     references: bool = True,
     device: str = "cpu",
     overrides: Sequence[str] = (),
@@ -102,6 +103,7 @@ def evaluate_run(
         split: tasks to evaluate on.
         protocol: a protocol, or the name of one in `metarl_envs.evaluation.PROTOCOLS`.
         seeds: repetitions in place of the protocol's.
+        num_tasks: evaluate the first so many tasks of the split; all of them by default.
         references: whether to add the zero-action, random and scripted references.
         device: where networks live.
         overrides: `key=value` texts that change how the agent adapts; see `load_agent`.
@@ -119,6 +121,8 @@ def evaluate_run(
     changes: dict[str, Any] = {"split": split}
     if seeds is not None:
         changes["seeds"] = tuple(seeds)
+    if num_tasks is not None:
+        changes["num_tasks"] = num_tasks
     chosen = evaluation.Protocol.from_dict(chosen.to_dict() | changes)
     family, arguments = description["env_id"], {"num_threads": threads}
     with torch_threads(threads):
