@@ -1,5 +1,7 @@
 """Functional policies, inner step, advantages and trust region against references in double precision."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,7 @@ from metarl_agents.advantages import (
     task_advantages,
 )
 from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel
+from metarl_agents.meta_trust_region import MetaObjective
 from metarl_agents.on_policy import Sample
 from metarl_agents.trust_region import (
     TrustRegion,
@@ -206,6 +209,62 @@ def test_the_second_order_meta_gradient_against_double_backward():
         torch.testing.assert_close(measured, flat([expected[n] for n in theta]), rtol=1e-9, atol=1e-11)
 
 
+def test_maml_objective_and_its_curvature_products_against_function_transforms():
+    """Surrogate, divergence, gradient and Hessian-vector product, all through the inner step."""
+    model, inner, outer = meta_batch()
+    policy_parts = SimpleNamespace(
+        model=model,
+        inner_loss=likelihood_loss,
+        step_sizes=StepSizes(model.start(1), 0.2, learned=False),
+        max_norm=None,
+    )
+    objective = MetaObjective(policy_parts, [inner], outer, second_order=True)
+    parameters, names = list(model.parameters()), [name for name, _ in model.named_parameters()]
+
+    def normal(theta, sample, task):
+        new = torch.func.functional_call(model, theta, (sample.obs[task],))
+        return Independent(Normal(new.mean, new.log_std.exp().expand_as(new.mean)), 1)
+
+    def after(theta, task):
+        def loss(p):
+            log_prob = normal(p, inner, task).log_prob(inner.act[task])
+            return -(log_prob * inner.advantage[task]).mean()
+
+        slope = torch.func.grad(loss)(theta)
+        return normal({name: theta[name] - 0.2 * slope[name] for name in theta}, outer, task)
+
+    def surrogate(theta):
+        logs = [after(theta, task).log_prob(outer.act[task]) - outer.old_log_prob[task] for task in range(3)]
+        return sum(-(log.exp() * outer.advantage[task]).mean() for task, log in enumerate(logs)) / 3
+
+    def divergence(theta):
+        olds = [Independent(Normal(m, s.exp().expand_as(m)), 1) for m, s in zip(*outer.old, strict=True)]
+        return sum(kl_divergence(old, after(theta, task)).mean() for task, old in enumerate(olds)) / 3
+
+    theta = {name: p.detach() for name, p in zip(names, parameters, strict=True)}
+    expected = (float(surrogate(theta)), float(divergence(theta)))
+    assert objective.values() == pytest.approx(expected, rel=1e-9)
+    assert objective.divergence().item() == pytest.approx(expected[1], rel=1e-9)
+    value, slope = objective.gradient(parameters)
+    assert value == pytest.approx(expected[0], rel=1e-9)
+    by_hand = torch.func.grad(surrogate)(theta)
+    torch.testing.assert_close(slope, flat([by_hand[name] for name in names]), rtol=1e-8, atol=1e-10)
+    vector = randn(len(slope), seed=4)
+    tangent, start = {}, 0
+    for name in names:
+        size = theta[name].numel()
+        tangent[name] = vector[start : start + size].view_as(theta[name])
+        start += size
+    _, image = torch.func.jvp(torch.func.grad(divergence), (theta,), (tangent,))
+    product = curvature_product(objective.divergence, parameters, damping=0.0)(vector)
+    torch.testing.assert_close(product, flat([image[name] for name in names]), rtol=1e-7, atol=1e-9)
+    # A fraction of the steps, each kept once; the whole of them is the objective itself.
+    generator = torch.Generator().manual_seed(0)
+    whole = objective.subset(1.0, generator)
+    assert whole.divergence().item() == pytest.approx(expected[1], rel=1e-9)
+    assert objective.subset(0.25, generator).outer.obs.shape == (3, 2, 3)
+
+
 def test_first_order_is_second_order_without_the_curvature_term():
     model, inner, outer = meta_batch(tasks=1)
     parameters = list(model.parameters())
@@ -382,7 +441,7 @@ def test_a_step_never_leaves_its_region_and_never_makes_things_worse(seed, radiu
 
     def gradient():
         loss = loss_and_kl()[0]
-        return float(loss), flat(torch.autograd.grad(loss, parameters))
+        return loss.item(), flat(torch.autograd.grad(loss, parameters))
 
     def evaluate():
         return tuple(float(x) for x in loss_and_kl())

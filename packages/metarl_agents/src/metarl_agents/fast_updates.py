@@ -211,10 +211,9 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         return [parameter.detach().clone() for parameter in self.policy.parameters()]
 
     def _step_size(self) -> Tensor:
-        values = [
-            torch.as_tensor(alpha).detach().abs() for alpha in self.policy.step_sizes.by_name().values()
-        ]
-        return torch.cat([value.reshape(-1) for value in values]).mean()
+        alphas = self.policy.step_sizes.by_name().values()
+        flat = [torch.as_tensor(alpha, device=self.device).detach().abs().reshape(-1) for alpha in alphas]
+        return torch.cat(flat).mean()
 
     def _losses(self, parts: list[Measured]) -> Iterator[Tensor]:
         """The loss of every chunk of tasks; appends what it finds to `parts`."""

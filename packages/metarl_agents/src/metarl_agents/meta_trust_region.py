@@ -139,4 +139,5 @@ def meta_trust_region_step(
         region=TrustRegion(radius=config.trust_radius),
     )
     values = (result.loss, result.kl, result.length, float(model.log_std.detach().exp().mean()))  # type: ignore[operator]
-    return {name: torch.tensor(value) for name, value in zip(LOSS_NAMES, values, strict=True)}
+    device = generator.device
+    return {name: torch.tensor(value, device=device) for name, value in zip(LOSS_NAMES, values, strict=True)}
