@@ -11,6 +11,9 @@ policy before adaptation has moved (section 6):
     -mean_i mean(min(rho A, clip(rho, 1 - eps, 1 + eps) A)) + eta mean_i mean KL(pi_old || pi_theta).
 
 Several Adam steps are taken on the same data; each recomputes the inner step from the current theta.
+
+Decided here: with several inner steps the penalty is that of the policy before the first, as the paper's
+equation has it; the released code averages it over the steps.
 """
 
 from __future__ import annotations
