@@ -130,7 +130,7 @@ def maml_update(ours: MAML) -> Callable[[], Tensor]:
         generator = torch.Generator().manual_seed(0)
         generator.set_state(generator_state)
         objective = MetaObjective(ours.policy, [loop.before], loop.after, second_order=True)
-        few = objective.subset(config.curvature_fraction, generator)
+        few = objective.curvature_sample(config.curvature_fraction, generator)
         kls = [terms(few.inner[0], few.outer, task, create_graph=True)[1] for task in range(tasks)]
         kl = torch.stack(kls).mean()
         gradient = flat(torch.autograd.grad(kl, parameters, create_graph=True))

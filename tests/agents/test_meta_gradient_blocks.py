@@ -258,11 +258,30 @@ def test_maml_objective_and_its_curvature_products_against_function_transforms()
     _, image = torch.func.jvp(torch.func.grad(divergence), (theta,), (tangent,))
     product = curvature_product(objective.divergence, parameters, damping=0.0)(vector)
     torch.testing.assert_close(product, flat([image[name] for name in names]), rtol=1e-7, atol=1e-9)
-    # A fraction of the steps, each kept once; the whole of them is the objective itself.
-    generator = torch.Generator().manual_seed(0)
-    whole = objective.subset(1.0, generator)
-    assert whole.divergence().item() == pytest.approx(expected[1], rel=1e-9)
-    assert objective.subset(0.25, generator).outer.obs.shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize("fraction", [0.25, 1.0])
+def test_curvature_is_taken_where_the_divergence_is_zero(fraction):
+    """Also from few steps, from which other policies adapt than those that acted."""
+    model, inner, outer = meta_batch()
+    policy_parts = SimpleNamespace(
+        model=model,
+        inner_loss=likelihood_loss,
+        step_sizes=StepSizes(model.start(1), 0.2, learned=False),
+        max_norm=None,
+    )
+    whole = MetaObjective(policy_parts, [inner], outer, second_order=True)
+    few = whole.curvature_sample(fraction, torch.Generator().manual_seed(0))
+    assert few.outer.obs.shape == (3, round(8 * fraction), 3)
+    assert few.inner[0].obs.shape == (3, round(8 * fraction), 3)
+    assert whole.divergence().item() > 1e-3
+    assert abs(few.divergence().item()) < 1e-12
+    parameters = list(model.parameters())
+    assert flat(torch.autograd.grad(few.divergence(), parameters)).abs().max() < 1e-12
+    product = curvature_product(few.divergence, parameters, damping=0.0)
+    for seed in range(5):
+        vector = randn(len(flat(parameters)), seed=seed)
+        assert (vector @ product(vector)).item() > -1e-12
 
 
 def test_first_order_is_second_order_without_the_curvature_term():

@@ -99,16 +99,28 @@ class MetaObjective:
         surrogate, kl = (sums / len(self.outer.obs)).tolist()
         return surrogate, kl
 
-    def subset(self, fraction: float, generator: torch.Generator) -> MetaObjective:
-        """The same on a random part of each task's steps."""
+    def curvature_sample(self, fraction: float, generator: torch.Generator) -> MetaObjective:
+        """The same on a random part of each task's steps, to differentiate its divergence twice.
+
+        From fewer steps other policies adapt than those that acted. The divergence is therefore taken
+        from the policies that adapt here: it is zero at the current parameters, and its curvature
+        positive semi-definite, as that on all steps is.
+        """
 
         def part(sample: Sample) -> Sample:
             tasks, steps = sample.advantage.shape
             noise = torch.rand(tasks, steps, generator=generator, device=generator.device)
             return sample.steps(noise.argsort(1)[:, : max(1, round(fraction * steps))])
 
-        inner = [part(sample) for sample in self.inner]
-        return MetaObjective(self.policy, inner, part(self.outer), second_order=self.second_order)
+        inner, outer = [part(sample) for sample in self.inner], part(self.outer)
+        few = MetaObjective(self.policy, inner, outer, second_order=self.second_order)
+        means, log_stds = [], []
+        for rows in chunks(self.policy.model, outer):
+            now, sample = few.adapted_policy(rows, create_graph=False)
+            means.append(now.mean.detach())
+            log_stds.append(now.log_std.detach().expand(len(sample.obs), -1, -1))
+        few.outer = outer._replace(old=Gaussian(torch.cat(means), torch.cat(log_stds)))
+        return few
 
 
 #: What `meta_trust_region_step` reports.
@@ -130,7 +142,7 @@ def meta_trust_region_step(
     """
     model = objective.policy.model
     parameters = list(model.parameters())
-    few = objective.subset(config.curvature_fraction, generator)
+    few = objective.curvature_sample(config.curvature_fraction, generator)
     result = trust_region_step(
         parameters,
         gradient=lambda: objective.gradient(parameters),

@@ -10,8 +10,8 @@ inner step. Advantages come from a linear feature baseline fitted per task; log 
 and adapts too.
 
 Decided here: tasks are drawn from the family's training table; the curvature is estimated from a
-tenth of the steps (conjugate gradient with exact products, damping 1e-5), and the step is accepted on
-all of them.
+tenth of the steps (conjugate gradient with exact products, damping 1e-5), at the policies that adapt
+from these steps, and the step is accepted on all of them.
 """
 
 from __future__ import annotations
