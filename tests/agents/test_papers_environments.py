@@ -60,7 +60,14 @@ def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(a
     (run_dir / "config.json").write_text(json.dumps(config))
     for arguments in (
         ("resume", run_dir, "--no-progress"),
-        ("evaluate", run_dir, "--protocol", "mql" if agent in ("td3_context", "mql") else "pearl"),
+        (
+            "evaluate",
+            run_dir,
+            "--tasks",
+            2,
+            "--protocol",
+            "mql" if agent in ("td3_context", "mql") else "pearl",
+        ),
         ("plot", run_dir, "--out", tmp_path),
     ):
         result = subprocess.run(
