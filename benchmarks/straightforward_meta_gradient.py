@@ -109,8 +109,12 @@ def maml_update(ours: MAML) -> Callable[[], Tensor]:
     config, region = ours.config, TrustRegion(radius=ours.config.trust_radius)
     loop = Straightforward(ours, config.inner_step_size)
     start = {name: value.clone() for name, value in loop.net.state_dict().items()}
-    generator_state = ours.generator.get_state()
     parameters = list(loop.net.parameters())
+    # Drawn here, while our policy is where the step starts, as our step will draw it.
+    generator = torch.Generator().manual_seed(0)
+    generator.set_state(ours.generator.get_state())
+    objective = MetaObjective(ours.policy, [loop.before], loop.after, second_order=True)
+    few = objective.curvature_sample(config.curvature_fraction, generator)
 
     def terms(before: Sample, after: Sample, task: int, *, create_graph: bool) -> tuple[Tensor, Tensor]:
         theta = loop.adapted(before, task, ratio=False, create_graph=create_graph)
@@ -127,10 +131,6 @@ def maml_update(ours: MAML) -> Callable[[], Tensor]:
             loss = terms(loop.before, loop.after, task, create_graph=True)[0] / tasks
             slope += flat(torch.autograd.grad(loss, parameters))
             before += float(loss.detach())
-        generator = torch.Generator().manual_seed(0)
-        generator.set_state(generator_state)
-        objective = MetaObjective(ours.policy, [loop.before], loop.after, second_order=True)
-        few = objective.curvature_sample(config.curvature_fraction, generator)
         kls = [terms(few.inner[0], few.outer, task, create_graph=True)[1] for task in range(tasks)]
         kl = torch.stack(kls).mean()
         gradient = flat(torch.autograd.grad(kl, parameters, create_graph=True))
