@@ -59,7 +59,35 @@ class MetaCollectStats(CollectStats):  # type: ignore[misc]
     returns_by_conditioning: dict[str, SequenceSummaryStats] = field(default_factory=dict)
 
 
-class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
+class TaskCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
+    """What collectors that draw their own tasks share.
+
+    Attributes:
+        generator: source of the choice of tasks.
+    """
+
+    generator: np.random.Generator
+
+    def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
+        if (n_step is None) == (n_episode is None) or not (n_step or n_episode):
+            raise ValueError("give one of n_step and n_episode, as a positive number")
+
+    def state(self) -> dict[str, Any]:
+        """Counters and the generator's state, JSON-able. The environment has its own state."""
+        return {
+            "generator": numpy_state(self.generator),
+            "collect_step": self.collect_step,
+            "collect_episode": self.collect_episode,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
+        restore_numpy_state(self.generator, state["generator"])
+        self.collect_step = state["collect_step"]
+        self.collect_episode = state["collect_episode"]
+
+
+class MetaCollector(TaskCollector):
     """Runs a `Schedule` over the tasks of a family and stores whole episodes.
 
     One `collect` is one or more iterations: draw tasks, and for each of them empty the context
@@ -134,10 +162,6 @@ class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
                 f"a task's ring of {self.buffer.capacity} transitions cannot hold an episode of "
                 f"{self.horizon} steps"
             )
-
-    def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
-        if (n_step is None) == (n_episode is None) or not (n_step or n_episode):
-            raise ValueError("give one of n_step and n_episode, as a positive number")
 
     def steps_per_iteration(self) -> tuple[int, int]:
         """Fewest environment steps of one iteration, and those of full-length episodes."""
@@ -251,22 +275,6 @@ class MetaCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
         valid_RH = np.arange(self.horizon) < lengths_R[:, None]
         log.add(conditioning, np.where(valid_RH, episodes["rew"], 0.0).sum(1), lengths_R)
         return lengths_R
-
-    # -- state ----------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """Counters and the generator's state, JSON-able. The environment has its own state."""
-        return {
-            "generator": numpy_state(self.generator),
-            "collect_step": self.collect_step,
-            "collect_episode": self.collect_episode,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restores what `state` returned."""
-        restore_numpy_state(self.generator, state["generator"])
-        self.collect_step = state["collect_step"]
-        self.collect_episode = state["collect_episode"]
 
 
 class _Log:

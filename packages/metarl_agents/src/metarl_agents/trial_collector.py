@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 from tianshou.data import ReplayBuffer, SequenceSummaryStats
-from tianshou.data.collector import BaseCollector
 
-from metarl_agents.collector import MetaCollectStats
+from metarl_agents.collector import MetaCollectStats, TaskCollector
 from metarl_agents.on_policy import Episodes, collect_episodes
-from metarl_agents.seeding import numpy_state, restore_numpy_state
 from metarl_agents.trial_policy import TrialPolicy
 from metarl_agents.vector_adapter import GymVectorEnvAdapter
 
@@ -28,7 +26,7 @@ class NoBuffer(ReplayBuffer):  # type: ignore[misc]
         return False
 
 
-class TrialCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
+class TrialCollector(TaskCollector):
     """Runs trials of drawn tasks: batches of episodes with the policy's learning between them.
 
     One `collect` is one iteration. The policy keeps what it takes in.
@@ -78,10 +76,6 @@ class TrialCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
     def _validate_buffer(self) -> None:
         """Nothing to check: nothing is stored in it."""
 
-    def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
-        if (n_step is None) == (n_episode is None) or not (n_step or n_episode):
-            raise ValueError("give one of n_step and n_episode, as a positive number")
-
     def _collect(
         self,
         n_step: int | None = None,
@@ -95,8 +89,9 @@ class TrialCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
             raise ValueError("a TrialCollector neither acts at random nor renders")
         start = time.perf_counter()
         drawn = self.generator.integers(0, len(self.tasks), size=self.tasks_per_iteration)
+        tasks = [self.tasks[number] for number in drawn]
         policy = self.trial_policy
-        policy.begin_trials(len(drawn), self.episodes_per_task)
+        policy.begin_trials(len(tasks), self.episodes_per_task)
         batches: list[Episodes] = []
         for number in range(len(self.batch_names)):
             if number:
@@ -104,7 +99,7 @@ class TrialCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
             batches.append(
                 collect_episodes(
                     self.adapter,
-                    [self.tasks[k] for k in drawn],
+                    tasks,
                     self.episodes_per_task,
                     self.horizon,
                     self._act,
@@ -141,19 +136,3 @@ class TrialCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
     def collect_initial(self) -> MetaCollectStats:
         """Nothing: training starts without data."""
         return MetaCollectStats(n_collected_episodes=0, n_collected_steps=0)
-
-    # -- state ----------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """Counters and the generator's state, JSON-able. The environment has its own state."""
-        return {
-            "generator": numpy_state(self.generator),
-            "collect_step": self.collect_step,
-            "collect_episode": self.collect_episode,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restores what `state` returned."""
-        restore_numpy_state(self.generator, state["generator"])
-        self.collect_step = state["collect_step"]
-        self.collect_episode = state["collect_episode"]
