@@ -35,7 +35,7 @@ from metarl_agents.adaptation import (
     moved,
 )
 from metarl_agents.config import OnPolicyConfig
-from metarl_agents.functional import TaskModel
+from metarl_agents.functional import GaussianMLP, TaskModel
 from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_parts
 from metarl_agents.on_policy import Sample
 from metarl_agents.optimisers import adam
@@ -44,8 +44,6 @@ from metarl_agents.trial_policy import AdaptivePolicy
 
 #: Bound on learned step sizes, and on the norm of a task's gradient (released code).
 STEP_SIZE_BOUND, MAX_NORM = 0.1, 60.0
-#: Norms of the weights into a unit, of hidden layers and the last (released code).
-COLUMN_NORMS = (1.0, 0.01)
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,15 @@ class EmbeddingConfig(FastUpdateConfig):
     embedding_penalty: float = 0.001
 
     may_be_zero: ClassVar[tuple[str, ...]] = (*FastUpdateConfig.may_be_zero, "embedding_penalty")
+
+
+def state_std_perceptron(
+    config: FastUpdateConfig, inputs: int, actions: int, generator: torch.Generator
+) -> GaussianMLP:
+    """The policies' network: log sigma depends on the state, and weights start as in the released code."""
+    return GaussianMLP(
+        inputs, config.hidden, actions, generator=generator, state_std=True, column_norms=(1.0, 0.01)
+    )
 
 
 class Measured(NamedTuple):

@@ -14,7 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from metarl_agents.fast_updates import COLUMN_NORMS, EmbeddingConfig, FastUpdateAlgorithm, FastUpdateConfig
+from metarl_agents.fast_updates import (
+    EmbeddingConfig,
+    FastUpdateAlgorithm,
+    FastUpdateConfig,
+    state_std_perceptron,
+)
 from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel, conditioned
 
 
@@ -61,12 +66,5 @@ class AdaptSV(FastUpdateAlgorithm):
     ) -> TaskModel:
         """A perceptron on the observation and h."""
         assert isinstance(config, AdaptSVConfig)
-        policy = GaussianMLP(
-            observations + config.embedding_size,
-            config.hidden,
-            actions,
-            generator=generator,
-            state_std=True,
-            column_norms=COLUMN_NORMS,
-        )
+        policy = state_std_perceptron(config, observations + config.embedding_size, actions, generator)
         return LatentModel(policy, config.embedding_size)

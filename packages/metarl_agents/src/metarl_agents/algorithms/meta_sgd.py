@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from metarl_agents.adaptation import adapted
-from metarl_agents.fast_updates import COLUMN_NORMS, FastUpdateAlgorithm, FastUpdateConfig
-from metarl_agents.functional import GaussianMLP, TaskModel
+from metarl_agents.fast_updates import FastUpdateAlgorithm, FastUpdateConfig, state_std_perceptron
+from metarl_agents.functional import TaskModel
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,7 @@ class MetaSGD(FastUpdateAlgorithm):
         cls, config: FastUpdateConfig, observations: int, actions: int, generator: torch.Generator
     ) -> TaskModel:
         """A perceptron, all of which adapts."""
-        return GaussianMLP(
-            observations,
-            config.hidden,
-            actions,
-            generator=generator,
-            state_std=True,
-            column_norms=COLUMN_NORMS,
-        )
+        return state_std_perceptron(config, observations, actions, generator)
 
     def adapted_parameters(self, rows: slice) -> Mapping[str, Tensor]:
         """See `FastUpdateAlgorithm`; of second order where configured."""

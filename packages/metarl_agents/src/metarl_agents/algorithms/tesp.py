@@ -23,7 +23,12 @@ import torch
 from torch import Tensor
 
 from metarl_agents.episode_encoder import EpisodeEncoder, best_episodes, memory_of
-from metarl_agents.fast_updates import COLUMN_NORMS, EmbeddingConfig, FastUpdateAlgorithm, FastUpdateConfig
+from metarl_agents.fast_updates import (
+    EmbeddingConfig,
+    FastUpdateAlgorithm,
+    FastUpdateConfig,
+    state_std_perceptron,
+)
 from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel, conditioned
 
 
@@ -127,14 +132,7 @@ class TESP(FastUpdateAlgorithm):
         """Encoder and policy."""
         assert isinstance(config, TESPConfig)
         size = config.embedding_size
-        policy = GaussianMLP(
-            observations + size,
-            config.hidden,
-            actions,
-            generator=generator,
-            state_std=True,
-            column_norms=COLUMN_NORMS,
-        )
+        policy = state_std_perceptron(config, observations + size, actions, generator)
         entry = observations + actions + 1
         return TESPModel(
             EpisodeEncoder(entry, config.encoder_hidden, size, generator=generator),
