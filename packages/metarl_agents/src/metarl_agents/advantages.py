@@ -59,19 +59,20 @@ def task_advantages(
     *,
     gamma: float,
     gae_lambda: float,
+    standardise: bool = True,
 ) -> tuple[Floats, Floats]:
-    """Standardised advantages of every task, from a baseline fitted to the same episodes.
+    """Advantages of every task, from a baseline fitted to the same episodes.
 
     Args:
-        obs_TEHO: observations of T tasks, E episodes each.
+        obs_TEHO: what the baseline sees of T tasks, E episodes each.
         rewards_TEH: rewards; ignored where not valid.
         valid_TEH: steps that happened, the first ones of each episode.
         gamma: discount.
         gae_lambda: lambda of generalised advantage estimation; 1 gives returns minus the baseline.
+        standardise: whether to give them mean 0 and deviation 1 over each task's steps.
 
     Returns:
-        Advantages (T, E, H) with mean 0 and deviation 1 over each task's steps and 0 beside them,
-        and discounted returns (T, E, H).
+        Advantages (T, E, H), 0 where no step happened, and discounted returns (T, E, H).
     """
     rewards_TEH = np.where(valid_TEH, rewards_TEH, 0.0)
     returns_TEH = discounted_sums(rewards_TEH, gamma)
@@ -83,7 +84,8 @@ def task_advantages(
         following_EH = np.concatenate((values_EH[:, 1:], np.zeros((len(values_EH), 1))), 1)
         errors_EH = np.where(valid_EH, rewards_TEH[task] + gamma * following_EH - values_EH, 0.0)
         gae_EH = discounted_sums(errors_EH, gamma * gae_lambda)
-        chosen = gae_EH[valid_EH]
-        gae_EH = (gae_EH - chosen.mean()) / (chosen.std() + 1e-8)
+        if standardise:
+            chosen = gae_EH[valid_EH]
+            gae_EH = (gae_EH - chosen.mean()) / (chosen.std() + 1e-8)
         advantages_TEH[task] = np.where(valid_EH, gae_EH, 0.0)
     return advantages_TEH, returns_TEH

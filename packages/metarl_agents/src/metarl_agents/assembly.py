@@ -136,7 +136,9 @@ def assemble(
     family = metarl_envs.family(env_id)
     tasks = family.tasks("train")
     info_keys: tuple[str, ...] = ()
+    horizon = family.horizon
     if isinstance(config, OnPolicyConfig):
+        horizon = config.horizon or horizon
         simulations = config.tasks_per_iteration * config.episodes_per_task
     else:
         assert isinstance(config, OffPolicyConfig)
@@ -147,6 +149,7 @@ def assemble(
         split="train",
         observe_task=algorithm_class.observe_task,
         autoreset_mode="Disabled",
+        max_episode_steps=horizon,
         num_threads=threads,
     )
     env = GymVectorEnvAdapter(venv, info_keys)
@@ -170,7 +173,7 @@ def assemble(
         "env": env,
         "tasks": tasks,
         "tasks_per_iteration": config.tasks_per_iteration,
-        "horizon": family.horizon,
+        "horizon": horizon,
         "generator": numpy_stream(seed, "collector"),
     }
     if isinstance(config, OnPolicyConfig):

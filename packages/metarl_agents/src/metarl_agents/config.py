@@ -124,9 +124,14 @@ class OnPolicyConfig(RunConfig):
     """What every on-policy agent here is told about collecting and advantages.
 
     Attributes:
-        tasks_per_iteration: tasks of an iteration, drawn uniformly with replacement.
+        tasks_per_iteration: tasks of an iteration, drawn uniformly, without replacement where there are
+            so many.
         episodes_per_task: episodes of a task collected side by side under one policy.
         gae_lambda: lambda of generalised advantage estimation; 1 gives returns minus the baseline.
+        standardise_advantages: whether each task's advantages get mean 0 and deviation 1.
+        action_scale: the environment is given the policy's action divided by this and clipped to its
+            box, in training and evaluation alike.
+        horizon: time limit of episodes in training and evaluation; 0 for the family's.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -135,9 +140,18 @@ class OnPolicyConfig(RunConfig):
     tasks_per_iteration: int = 40
     episodes_per_task: int = 20
     gae_lambda: float = 1.0
+    standardise_advantages: bool = True
+    action_scale: float = 1.0
+    horizon: int = 0
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*RunConfig.may_be_zero, "gae_lambda")
+    may_be_zero: ClassVar[tuple[str, ...]] = (
+        *RunConfig.may_be_zero,
+        "gae_lambda",
+        "standardise_advantages",
+        "horizon",
+    )
     fractions: ClassVar[tuple[str, ...]] = (*RunConfig.fractions, "gae_lambda")
+    evaluation_keys: ClassVar[tuple[str, ...]] = ("horizon",)
 
 
 TConfig = TypeVar("TConfig", bound=RunConfig)

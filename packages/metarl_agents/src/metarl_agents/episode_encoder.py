@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from metarl_agents.on_policy import Episodes
 
@@ -52,6 +53,9 @@ def best_episodes(old: EpisodeMemory | None, new: EpisodeMemory, count: int | No
         count: how many to keep; None keeps all.
     """
     if old is not None:
+        # An evaluation's batches are as long as their longest episode; padding is not valid.
+        steps = max(old.valid.shape[2], new.valid.shape[2])
+        old, new = padded(old, steps), padded(new, steps)
         new = EpisodeMemory(*(torch.cat(pair, 1) for pair in zip(old, new, strict=True)))
     if count is None or new.returns.shape[1] <= count:
         return new
@@ -61,6 +65,14 @@ def best_episodes(old: EpisodeMemory | None, new: EpisodeMemory, count: int | No
     return EpisodeMemory(*(column[tasks, chosen] for column in new))
 
 
+def padded(memory: EpisodeMemory, steps: int) -> EpisodeMemory:
+    """The same with room for so many steps an episode."""
+    missing = steps - memory.valid.shape[2]
+    return memory._replace(
+        entries=pad(memory.entries, (0, 0, 0, missing)), valid=pad(memory.valid, (0, missing))
+    )
+
+
 class EpisodeEncoder(nn.Module):
     """GRU and linear layer; weights may be a task's own.
 
@@ -68,22 +80,21 @@ class EpisodeEncoder(nn.Module):
         inputs: width I of an entry.
         width: width of the hidden state.
         outputs: width D of the embedding.
-        generator: CPU generator of the initial weights: the GRU's as PyTorch's, the last layer's with
-            rows of norm 0.01 (released code).
+        generator: CPU generator of the initial weights. As in the released code the GRU's are those of
+            a Keras cell, Glorot-uniform for inputs, orthogonal for the state, biases zero, and the last
+            layer's have rows of norm 0.01.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int, *, generator: torch.Generator) -> None:
         super().__init__()
         self.width = width
-        bound = 1.0 / math.sqrt(width)
-
-        def draw(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
-
-        self.weight_ih = draw(3 * width, inputs)
-        self.weight_hh = draw(3 * width, width)
-        self.bias_ih = draw(3 * width)
-        self.bias_hh = draw(3 * width)
+        bound = math.sqrt(6.0 / (inputs + 3 * width))
+        self.weight_ih = nn.Parameter(
+            torch.empty(3 * width, inputs).uniform_(-bound, bound, generator=generator)
+        )
+        self.weight_hh = nn.Parameter(nn.init.orthogonal_(torch.empty(3 * width, width), generator=generator))
+        self.bias_ih = nn.Parameter(torch.zeros(3 * width))
+        self.bias_hh = nn.Parameter(torch.zeros(3 * width))
         last = torch.randn(outputs, width, generator=generator)
         self.weight_out = nn.Parameter(0.01 * last / last.norm(dim=1, keepdim=True))
         self.bias_out = nn.Parameter(torch.zeros(outputs))

@@ -15,8 +15,8 @@ from metarl_agents.checkpoint import (
     read_weights,
     unprefixed,
 )
-from metarl_agents.config import ConfigError, OffPolicyConfig, parse_overrides
-from metarl_agents.monitoring import diagnostics, find_protocol
+from metarl_agents.config import ConfigError, OffPolicyConfig, RunConfig, parse_overrides
+from metarl_agents.monitoring import diagnostics, environment_arguments, find_protocol
 from metarl_agents.registry import find_agent
 from metarl_agents.run_directory import check_device, read_description, write_json
 from metarl_envs import evaluation
@@ -37,15 +37,7 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
         ConfigError: for a key that an evaluation cannot change, or a bad value.
     """
     folder = Path(run_dir)
-    description, config = read_description(folder)
-    changes = parse_overrides(overrides)
-    for key in changes:
-        if key not in config.evaluation_keys:
-            known = ", ".join(config.evaluation_keys) or "none"
-            raise ConfigError(
-                f"an evaluation of {description['agent']} cannot change {key!r}; it can change: {known}"
-            )
-    config = config.replace(changes)
+    description, config = _read_for_evaluation(folder, overrides)
     path = newest_checkpoint(folder / "checkpoints")
     if path is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
@@ -78,6 +70,19 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
     )
     buffer.load_state_arrays(unprefixed("buffer", checkpoint.arrays))
     return algorithm.trial_agent(buffer)
+
+
+def _read_for_evaluation(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
+    """What a run is, and its configuration with what an evaluation changes of it."""
+    description, config = read_description(folder)
+    changes = parse_overrides(overrides)
+    for key in changes:
+        if key not in config.evaluation_keys:
+            known = ", ".join(config.evaluation_keys) or "none"
+            raise ConfigError(
+                f"an evaluation of {description['agent']} cannot change {key!r}; it can change: {known}"
+            )
+    return description, config.replace(changes)
 
 
 def evaluate_run(
@@ -116,7 +121,7 @@ def evaluate_run(
         CheckpointError: when it has no usable checkpoint.
     """
     folder = Path(run_dir)
-    description, _ = read_description(folder)
+    description, config = _read_for_evaluation(folder, overrides)
     chosen = find_protocol(protocol)
     changes: dict[str, Any] = {"split": split}
     if seeds is not None:
@@ -124,7 +129,7 @@ def evaluate_run(
     if num_tasks is not None:
         changes["num_tasks"] = num_tasks
     chosen = evaluation.Protocol.from_dict(chosen.to_dict() | changes)
-    family, arguments = description["env_id"], {"num_threads": threads}
+    family, arguments = description["env_id"], environment_arguments(config, threads)
     with torch_threads(threads):
         agent = load_agent(folder, device=device, overrides=overrides)
         report = evaluation.evaluate(

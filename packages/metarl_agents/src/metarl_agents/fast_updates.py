@@ -65,6 +65,8 @@ class FastUpdateConfig(OnPolicyConfig):
     tasks_per_iteration: int = 20
     episodes_per_task: int = 25
     gae_lambda: float = 0.97
+    # The released code does not, and its step size and bound on gradients belong to raw advantages.
+    standardise_advantages: bool = False
     inner_steps: int = 3
     inner_step_size: float = 1e-3
     learned_step_sizes: bool = True
@@ -165,9 +167,11 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
             max_norm=MAX_NORM,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
+            standardise_advantages=config.standardise_advantages,
             action_space=action_space,
             observation_space=observation_space,
             generator=torch_stream(seed, "acting", device),
+            action_scale=config.action_scale,
         )
         return cls(policy=policy.to(device), config=config, generator=torch_stream(seed, "update", device))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import metarl_envs
-from metarl_agents.config import ConfigError, RunConfig
+from metarl_agents.config import ConfigError, OnPolicyConfig, RunConfig
 from metarl_agents.metrics import EVALUATION_GLOSSARY
 from metarl_envs import evaluation
 from metarl_envs.files import atomic_path
@@ -47,7 +47,7 @@ class Monitor:
         self.env_id = env_id
         self.every = config.evaluate_every
         self.load = load
-        self.threads = threads
+        self.arguments = environment_arguments(config, threads)
         self.protocols = [
             evaluation.Protocol.from_dict(
                 find_protocol(name).to_dict() | {"split": config.evaluation_split, "seeds": [0]}
@@ -66,9 +66,7 @@ class Monitor:
         """Evaluates the newest checkpoint under every protocol, then writes all records."""
         for protocol in self.protocols:
             agent = self.load()
-            report = evaluation.evaluate(
-                agent, self.env_id, protocol, env_arguments={"num_threads": self.threads}
-            )
+            report = evaluation.evaluate(agent, self.env_id, protocol, env_arguments=self.arguments)
             summary = report.summary()
             record = {
                 "iteration": iteration,
@@ -89,6 +87,14 @@ class Monitor:
             self.records.append(record)
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+
+
+def environment_arguments(config: RunConfig, threads: int) -> dict[str, Any]:
+    """What the environments of a run's evaluations are given: threads, and its time limit if it has one."""
+    arguments = {"num_threads": threads}
+    if isinstance(config, OnPolicyConfig) and config.horizon:
+        arguments["max_episode_steps"] = config.horizon
+    return arguments
 
 
 def check_evaluations(config: RunConfig, family: metarl_envs.Family) -> None:

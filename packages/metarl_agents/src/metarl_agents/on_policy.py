@@ -46,13 +46,23 @@ class Episodes(NamedTuple):
         return lengths
 
 
+def executed(actions_NA: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """What the environment is given for actions (..., A) of a policy: divided by the scale, clipped to +-1.
+
+    ProMP's code, and MAML's in it, runs its policies with a scale of 10: at the standard deviation of 1
+    that they start with, a scale of 1 would clip a third of all actions.
+    """
+    actions: NDArray[np.float32] = (actions_NA / np.float32(scale)).clip(-1.0, 1.0)
+    return actions
+
+
 class Sample(NamedTuple):
     """The steps of T tasks with the policy that took them, padded to M steps each.
 
     Attributes:
         obs: observations (T, M, O).
         act: actions (T, M, A).
-        advantage: standardised advantages (T, M).
+        advantage: advantages (T, M).
         weight: 1 / number of the task's steps (T, M), so that a weighted sum is a mean; 0 in padding.
         old: the action distributions when the steps were taken.
         old_log_prob: log-density of the actions then (T, M).
@@ -109,6 +119,7 @@ def collect_episodes(
     horizon: int,
     act: Act,
     observe: Observe | None = None,
+    action_scale: float = 1.0,
 ) -> Episodes:
     """One episode in each of T x E simulations, stepped together.
 
@@ -117,9 +128,9 @@ def collect_episodes(
         tasks: the T tasks; simulations of one task lie side by side.
         episodes: episodes E of each.
         horizon: most steps of an episode.
-        act: actions (T E, A) for observations (T E, O). Actions beyond the box are clipped to it on
-            their way to the environment and kept as they are in the batch.
+        act: actions (T E, A) for observations (T E, O). They are kept as they are in the batch.
         observe: takes in observations, actions and rewards of a step, and which rollouts took it.
+        action_scale: what the environment is given of an action, see `executed`.
 
     Raises:
         ValueError: when the number of simulations is another.
@@ -143,7 +154,7 @@ def collect_episodes(
         actions[step] = act(obs[step])
         valid[step] = active_N
         observations_NO, rewards[step], terminated_N, truncated_N, _ = adapter.step_arrays(
-            np.clip(actions[step], -1.0, 1.0), None if active_N.all() else active_N
+            executed(actions[step], action_scale), None if active_N.all() else active_N
         )
         if observe is not None:
             observe(obs[step], actions[step], rewards[step], valid[step])
@@ -169,10 +180,17 @@ class Steps(NamedTuple):
     weight: Tensor
 
 
-def task_steps(episodes: Episodes, *, gamma: float, gae_lambda: float, device: torch.device) -> Steps:
+def task_steps(
+    episodes: Episodes, *, gamma: float, gae_lambda: float, standardise: bool = True, device: torch.device
+) -> Steps:
     """Every task's steps with their advantages, see `task_advantages`, in the order of the episodes."""
     advantages_TEH, _ = task_advantages(
-        episodes.obs, episodes.reward, episodes.valid, gamma=gamma, gae_lambda=gae_lambda
+        episodes.obs,
+        episodes.reward,
+        episodes.valid,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        standardise=standardise,
     )
     tasks = len(advantages_TEH)
     valid_TM = episodes.valid.reshape(tasks, -1)

@@ -35,7 +35,8 @@ class TrialCollector(TaskCollector):
         policy: what acts and learns.
         env: adapter over T x E simulations in autoreset mode DISABLED that has `set_tasks`.
         tasks: the training tasks.
-        tasks_per_iteration: tasks T of an iteration, drawn uniformly with replacement.
+        tasks_per_iteration: tasks T of an iteration, drawn uniformly, without replacement where there
+            are so many.
         episodes_per_task: rollouts E of a task side by side.
         batch_names: conditioning of each batch of a trial, as metrics call it.
         horizon: most steps of an episode.
@@ -88,7 +89,9 @@ class TrialCollector(TaskCollector):
         if random or render is not None:
             raise ValueError("a TrialCollector neither acts at random nor renders")
         start = time.perf_counter()
-        drawn = self.generator.integers(0, len(self.tasks), size=self.tasks_per_iteration)
+        # The released code of TESP and of RL2 visits a task once; two directions cannot fill 40 places.
+        again = self.tasks_per_iteration > len(self.tasks)
+        drawn = self.generator.choice(len(self.tasks), self.tasks_per_iteration, replace=again)
         tasks = [self.tasks[number] for number in drawn]
         policy = self.trial_policy
         policy.begin_trials(len(tasks), self.episodes_per_task)
@@ -104,6 +107,7 @@ class TrialCollector(TaskCollector):
                     self.horizon,
                     self._act,
                     policy.observe_arrays,
+                    policy.action_scale,
                 )
             )
             policy.end_episode()

@@ -21,7 +21,7 @@ from metarl_agents.adaptation import (
 )
 from metarl_agents.config import OnPolicyConfig
 from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel
-from metarl_agents.on_policy import Episodes, Sample, Steps, task_steps
+from metarl_agents.on_policy import Episodes, Sample, Steps, executed, task_steps
 from metarl_agents.policies import BatchPolicy
 from metarl_agents.seeding import torch_stream
 
@@ -35,7 +35,24 @@ class TrialPolicy(BatchPolicy):
     Rows are tasks times rollouts; those of one task lie side by side. Training and evaluation drive
     the same calls: `begin_trials`, then for each batch of episodes `act` and `observe` in every step,
     `end_episode`, `take`, and before a further batch `adapt`.
+
+    Args:
+        action_space: box of actions.
+        observation_space: box of observations.
+        generator: source of action noise.
+        action_scale: what the environment is given of an action, see `on_policy.executed`.
     """
+
+    def __init__(
+        self,
+        *,
+        action_space: Box,
+        observation_space: Box,
+        generator: torch.Generator,
+        action_scale: float = 1.0,
+    ) -> None:
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        self.action_scale = action_scale
 
     @abstractmethod
     def begin_trials(self, tasks: int, rollouts: int) -> None:
@@ -48,8 +65,8 @@ class TrialPolicy(BatchPolicy):
     def take(self, episodes: Episodes) -> None:
         """Takes in a batch of episodes that this policy has acted in."""
 
-    def adapt(self) -> None:
-        """Learns from the batch taken in last."""
+    def adapt(self, scale: float = 1.0) -> None:
+        """Learns from the batch taken in last, by a step `scale` times as long as in training."""
 
     def observe_arrays(
         self,
@@ -62,7 +79,7 @@ class TrialPolicy(BatchPolicy):
 
         Args:
             obs_NO: what the actions were chosen from.
-            act_NA: the actions, as they were before clipping.
+            act_NA: the actions, as they were drawn.
             reward_N: the environment's rewards.
             active_N: rollouts that took the step; the episodes of the others are over.
         """
@@ -78,9 +95,11 @@ class AdaptivePolicy(TrialPolicy):
         max_norm: bound on a task's gradient; None for none.
         gamma: discount of advantages.
         gae_lambda: lambda of advantages.
+        standardise_advantages: whether they are standardised over each task's steps.
         action_space: box of actions.
         observation_space: box of observations.
         generator: source of action noise.
+        action_scale: see `TrialPolicy`.
     """
 
     def __init__(
@@ -92,17 +111,25 @@ class AdaptivePolicy(TrialPolicy):
         max_norm: float | None = None,
         gamma: float,
         gae_lambda: float,
+        standardise_advantages: bool = True,
         action_space: Box,
         observation_space: Box,
         generator: torch.Generator,
+        action_scale: float = 1.0,
     ) -> None:
-        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        super().__init__(
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=generator,
+            action_scale=action_scale,
+        )
         self.model = model
         self.step_sizes = step_sizes
         self.inner_loss = inner_loss
         self.max_norm = max_norm
         self.gamma = gamma
         self.gae_lambda = gae_lambda
+        self.standardise_advantages = standardise_advantages
         self.samples: list[Sample] = []
         self.gradients: dict[str, Tensor] = {}
 
@@ -128,7 +155,11 @@ class AdaptivePolicy(TrialPolicy):
     def take(self, episodes: Episodes) -> None:
         """Keeps the batch with its advantages, and remembers of it what the model does."""
         steps = task_steps(
-            episodes, gamma=self.gamma, gae_lambda=self.gae_lambda, device=self.generator.device
+            episodes,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            standardise=self.standardise_advantages,
+            device=self.generator.device,
         )
         self.samples.append(self._sample(steps))
         self.memory = self.model.remember(self.memory, episodes, self.generator.device)
@@ -149,28 +180,28 @@ class AdaptivePolicy(TrialPolicy):
             old=Gaussian(torch.cat(means), torch.cat(log_stds)), old_log_prob=torch.cat(log_probs)
         )
 
-    def adapt(self) -> None:
-        """One gradient step of every task on the batch taken in last.
+    def adapt(self, scale: float = 1.0) -> None:
+        """One gradient step of every task on the batch taken in last, with `scale` times alpha.
 
         A model that needs memory had none in its first batch, which is there to fill it: no step.
         """
         sample = self.samples[-1]
         if not self.model.needs_memory or sample.memory is not None:
-            self._accumulate(sample)
+            self._accumulate(sample, scale)
             with torch.no_grad():
                 start = self.model.start(self.tasks)
                 self.own = moved(start, self.gradients, self.step_sizes.by_name())
         with torch.no_grad():
             self.context = self.model.context(self.own, self.memory)
 
-    def _accumulate(self, sample: Sample) -> None:
+    def _accumulate(self, sample: Sample, scale: float) -> None:
         for rows in chunks(self.model, sample):
             own = {name: value[rows].detach().requires_grad_() for name, value in self.own.items()}
             part = sample.rows(rows)
             losses_T = self.inner_loss(distribution(self.model, own, part), part)
             found = task_gradients(own, losses_T, create_graph=False, max_norm=self.max_norm)
             for name, gradient in found.items():
-                self.gradients[name][rows] += gradient
+                self.gradients[name][rows] += scale * gradient
 
 
 def perceptron_policy(
@@ -196,9 +227,11 @@ def perceptron_policy(
         inner_loss=inner_loss,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
+        standardise_advantages=config.standardise_advantages,
         action_space=action_space,
         observation_space=observation_space,
         generator=torch_stream(seed, "acting", device),
+        action_scale=config.action_scale,
     )
 
 
@@ -212,12 +245,21 @@ class TrialAgent:
         policy: the policy.
         observe_task: whether its observations contain the task.
         adapts: whether it learns in a trial at all.
+        later_step_scale: length of all steps of a trial but the first, relative to training.
     """
 
-    def __init__(self, policy: TrialPolicy, *, observe_task: bool = False, adapts: bool = True) -> None:
+    def __init__(
+        self,
+        policy: TrialPolicy,
+        *,
+        observe_task: bool = False,
+        adapts: bool = True,
+        later_step_scale: float = 1.0,
+    ) -> None:
         self.policy = policy
         self.observe_task = observe_task
         self.adapts = adapts
+        self.later_step_scale = later_step_scale
 
     def begin_trial(self, trial: Trial) -> None:
         """Forgets every earlier trial."""
@@ -226,18 +268,18 @@ class TrialAgent:
         self.policy.begin_trials(trial.num_tasks, 1)
         self.batch: list[list[tuple[NDArray[Any], ...]]] = [[]]
         self.episode = 0
+        self.scale = 1.0
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Actions (T, A) for observations (T, O), clipped to the box."""
+        """Actions (T, A) for observations (T, O), as the environment is to be given them."""
         adapting = self.episode < self.trial.adaptation_episodes
         self.actions = self.policy.act_on_arrays(
             observations, deterministic=self.trial.deterministic and not adapting
         )
-        clipped: NDArray[np.float32] = self.actions.clip(-1.0, 1.0)
-        return clipped
+        return executed(self.actions, self.policy.action_scale)
 
     def observe(self, transition: Transition) -> None:
-        """Keeps the step, with the action as it was before clipping."""
+        """Keeps the step, with the action as it was drawn."""
         step = (transition.observation, self.actions, transition.reward, transition.active)
         self.policy.observe_arrays(*step)
         if self.adapts and self.episode < self.trial.adaptation_episodes:
@@ -253,7 +295,8 @@ class TrialAgent:
             self.batch.append([])
             return
         self.policy.take(self._episodes())
-        self.policy.adapt()
+        self.policy.adapt(self.scale)
+        self.scale = self.later_step_scale
         self.batch = [[]]
 
     def _episodes(self) -> Episodes:
@@ -263,7 +306,7 @@ class TrialAgent:
             episodes = []
             for episode in self.batch:
                 steps = [step[place] for step in episode]
-                # Padding repeats the last step, which is then not valid.
+                # Padding is zeros, which are not valid.
                 missing = longest - len(steps)
                 episodes.append(np.stack(steps + [np.zeros_like(steps[-1])] * missing))
             return np.ascontiguousarray(np.stack(episodes).swapaxes(1, 2).swapaxes(0, 1))

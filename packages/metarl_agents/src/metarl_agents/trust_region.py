@@ -1,7 +1,8 @@
 """A natural-gradient step within a trust region, checked on all data before it is taken.
 
-Schulman et al. 2015 (arXiv:1502.05477) with the constants of ProMP's released code: conjugate gradient, then
-a step to the edge of the region, shortened until the surrogate improves and the constraint holds.
+Schulman et al. 2015 (arXiv:1502.05477): conjugate gradient, then a step to the edge of the region,
+shortened until the surrogate improves and the constraint holds. Constants are those of ProMP's released
+code, but for the damping, which is rllab's; ProMP has none.
 """
 
 from __future__ import annotations

@@ -33,13 +33,15 @@ class LatentModel(TaskModel):
 
     Args:
         policy: perceptron on observation and h.
-        size: width of h, which starts at 0.
+        size: width of h, which starts with norm 0.01 (released code).
+        generator: CPU generator of where h starts.
     """
 
-    def __init__(self, policy: GaussianMLP, size: int) -> None:
+    def __init__(self, policy: GaussianMLP, size: int, *, generator: torch.Generator) -> None:
         super().__init__()
         self.policy = policy
-        self.latent = nn.Parameter(torch.zeros(size))
+        start = torch.randn(size, generator=generator)
+        self.latent = nn.Parameter(0.01 * start / start.norm())
 
     @property
     def own_names(self) -> Sequence[str]:
@@ -67,4 +69,4 @@ class AdaptSV(FastUpdateAlgorithm):
         """A perceptron on the observation and h."""
         assert isinstance(config, AdaptSVConfig)
         policy = state_std_perceptron(config, observations + config.embedding_size, actions, generator)
-        return LatentModel(policy, config.embedding_size)
+        return LatentModel(policy, config.embedding_size, generator=generator)

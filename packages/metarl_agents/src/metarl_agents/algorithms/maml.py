@@ -9,9 +9,10 @@ then E episodes each under theta_i', and one trust-region step on theta, differe
 inner step. Advantages come from a linear feature baseline fitted per task; log sigma is one vector
 and adapts too.
 
-Decided here: tasks are drawn from the family's training table; the curvature is estimated from a
-tenth of the steps (conjugate gradient with exact products, damping 1e-5), at the policies that adapt
-from these steps, and the step is accepted on all of them.
+Decided here: tasks are drawn from the family's training table; the curvature is estimated from part of
+the steps (conjugate gradient with exact products, damping 1e-5, where ProMP's MAML has finite
+differences and none), at the policies that adapt from these steps, and the step is accepted on all of
+them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from metarl_agents.meta_trust_region import (
     meta_trust_region_step,
 )
 from metarl_agents.seeding import torch_stream
-from metarl_agents.trial_policy import AdaptivePolicy, perceptron_policy
+from metarl_agents.trial_policy import AdaptivePolicy, TrialAgent, perceptron_policy
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,17 @@ class MAMLConfig(TrustRegionConfig):
         inner_steps: gradient steps of a trial in meta-training; evaluation may take more.
         inner_step_size: alpha.
         second_order: whether inner gradients are differentiated; if not, first-order MAML.
+        later_step_scale: in evaluation, length of all gradient steps of a trial but the first, relative
+            to alpha. The released code halves them.
     """
 
     inner_steps: int = 1
     inner_step_size: float = 0.1
     second_order: bool = True
+    later_step_scale: float = 1.0
 
     may_be_zero: ClassVar[tuple[str, ...]] = (*TrustRegionConfig.may_be_zero, "second_order")
+    evaluation_keys: ClassVar[tuple[str, ...]] = (*TrustRegionConfig.evaluation_keys, "later_step_scale")
 
 
 class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
@@ -102,3 +107,7 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         *inner, outer = self.policy.samples
         objective = MetaObjective(self.policy, inner, outer, second_order=self.config.second_order)
         yield meta_trust_region_step(objective, self.config, self.generator)
+
+    def trial_agent(self) -> TrialAgent:
+        """The trained agent, with the step sizes of an evaluation."""
+        return TrialAgent(self.policy, later_step_scale=self.config.later_step_scale)

@@ -51,8 +51,8 @@ class ProMPConfig(OnPolicyConfig):
         outer_steps: Adam steps on the data of one iteration.
         clip: epsilon, how far a ratio counts.
         kl_penalty: eta, weight of the divergence before adaptation; where it adapts, its start.
-        kl_target: eta doubles when that divergence is above 1.5 times this target and halves when it
-            is below the target divided by 1.5; 0 keeps eta.
+        kl_target: eta doubles when that divergence is above 1.5 times this target after the last step
+            of an iteration, and halves when it is below the target divided by 1.5; 0 keeps eta.
     """
 
     inner_steps: int = 1
@@ -123,11 +123,23 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
                 "action_std": self.policy.model.log_std.detach().exp().mean(),
             }
         if self.config.kl_target:
-            # The released code adapts eta to the divergence before the last step.
-            if sums["start_kl"] > 1.5 * self.config.kl_target:
+            # After the last step, as the released code measures it.
+            start_kl = self.start_kl()
+            if start_kl > 1.5 * self.config.kl_target:
                 self.kl_penalty *= 2
-            elif sums["start_kl"] < self.config.kl_target / 1.5:
+            elif start_kl < self.config.kl_target / 1.5:
                 self.kl_penalty /= 2
+
+    @torch.no_grad()
+    def start_kl(self) -> float:
+        """How far the policy before adaptation has moved from the one that acted: mean KL over tasks."""
+        model, sample = self.policy.model, self.policy.samples[0]
+        tasks = len(sample.obs)
+        parts = [sample.rows(rows) for rows in chunks(model, sample)]
+        return sum(
+            float(mean_kl(distribution(model, model.start(len(part.obs)), part), part).sum()) / tasks
+            for part in parts
+        )
 
     def _losses(self, sums: dict[str, Tensor]) -> Iterator[Tensor]:
         """The loss of every chunk of tasks; adds what is reported to `sums`."""

@@ -3,13 +3,17 @@
 Duan et al. 2016 (arXiv:1611.02779). A trial is several episodes of one task; the cell's state goes on
 from one to the next and is zero at the start of a trial, so what the network does with its memory is
 the adaptation, and no gradient step is taken at test time. At every step the cell sees the observation,
-the previous action as the environment was given it, the previous reward, and a flag. At the first step
-of a later episode the flag is 1 and previous action and reward are 0; everywhere else the flag is 0.
+the previous action as the environment was given it, the previous reward, and a flag, which says that an
+episode has just ended. At the first step of a later episode the flag is therefore 1, and action and
+reward are those of the last step of the episode before, so that a reward at its end is seen
+(section 2.2); at the start of a trial all three are 0.
 
 The objective is the return of the whole trial (section 2.2), so by default returns run on across the
 borders of episodes, and an exploring first episode is paid for by the later ones. The code that the
 PEARL paper compares with (ProMP's) computes advantages within each episode, as with
-`per_episode_advantages`, and keeps the flag at 0.
+`per_episode_advantages`, and puts previous action, reward and flag to 0 at the start of every episode,
+which hides what an episode's last step earned; that is not taken over. As there, the baseline is linear
+in all that the cell sees, and weights start as TensorFlow's.
 
 The update is PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347) on all trials at once.
 Gradients go back through `bptt_length` steps; the state is carried on between such chunks, whose
@@ -32,7 +36,7 @@ from torch import Tensor
 from metarl_agents.config import ConfigError, OnPolicyConfig
 from metarl_agents.functional import Gaussian
 from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, step_on_parts
-from metarl_agents.on_policy import Episodes
+from metarl_agents.on_policy import Episodes, executed
 from metarl_agents.optimisers import adam
 from metarl_agents.recurrent import CELLS, RecurrentGaussian, Trials, trial_sequences
 from metarl_agents.seeding import torch_stream
@@ -88,6 +92,7 @@ class RL2Policy(TrialPolicy):
         action_space: box of actions.
         observation_space: box of observations.
         generator: source of action noise.
+        action_scale: see `TrialPolicy`.
     """
 
     def __init__(
@@ -98,8 +103,14 @@ class RL2Policy(TrialPolicy):
         action_space: Box,
         observation_space: Box,
         generator: torch.Generator,
+        action_scale: float = 1.0,
     ) -> None:
-        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        super().__init__(
+            action_space=action_space,
+            observation_space=observation_space,
+            generator=generator,
+            action_scale=action_scale,
+        )
         self.model = model
         # Trials of an evaluation may be longer, and nothing is learned from them.
         self.batches: deque[Episodes] = deque(maxlen=episodes_per_trial)
@@ -108,16 +119,12 @@ class RL2Policy(TrialPolicy):
         """Empties the memory."""
         self.batches.clear()
         self.state_RK = self.next_state_RK = self.model.start(tasks * rollouts)
-        self._clear_previous(restarted=0.0)
-
-    def end_episode(self) -> None:
-        """The memory stays; the next inputs say that an episode has ended."""
-        self._clear_previous(restarted=1.0)
-
-    def _clear_previous(self, *, restarted: float) -> None:
         # Previous action, reward and flag: the part of the next input that is not the observation.
         self.previous_RI = self.state_RK.new_zeros(len(self.state_RK), self.action_space.shape[0] + 2)
-        self.previous_RI[:, -1] = restarted
+
+    def end_episode(self) -> None:
+        """The memory stays; the next inputs say that an episode has ended, and how."""
+        self.previous_RI[:, -1] = 1.0
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
@@ -136,7 +143,8 @@ class RL2Policy(TrialPolicy):
     ) -> None:
         """Moves the memory of rollouts that took the step; see `TrialPolicy.observe_arrays`."""
         flag_N = np.zeros(len(act_NA))
-        previous_RI = self.tensor(np.column_stack((act_NA.clip(-1.0, 1.0), reward_N, flag_N)))
+        given_NA = executed(act_NA, self.action_scale)
+        previous_RI = self.tensor(np.column_stack((given_NA, reward_N, flag_N)))
         # Training knows only steps that happened: what came after an early end must leave no trace.
         active_R1 = torch.as_tensor(active_N[:, None], device=previous_RI.device)
         self.previous_RI = torch.where(active_R1, previous_RI, self.previous_RI)
@@ -186,6 +194,7 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
             action_space=action_space,
             observation_space=observation_space,
             generator=torch_stream(seed, "acting", device),
+            action_scale=config.action_scale,
         )
         return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
 
@@ -209,6 +218,8 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
             per_episode=config.per_episode_advantages,
+            standardise=config.standardise_advantages,
+            action_scale=policy.action_scale,
             device=self.device,
         )
         with torch.no_grad():

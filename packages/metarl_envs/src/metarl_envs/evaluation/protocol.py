@@ -173,9 +173,17 @@ PROTOCOLS: dict[str, Protocol] = {
             deterministic=False,
             episodes_per_update=20,
             source=(
-                "Rothfuss et al. 2019 and its released code: one inner step of 20 rollouts (2 "
-                "steps on Ant-Goal, 3 on the point mass with momentum)."
+                "Rothfuss et al. 2019 and its released code: one inner step of 20 rollouts. For two, "
+                "as on Ant-Goal, there is promp_2."
             ),
+        ),
+        Protocol(
+            name="promp_2",
+            adaptation_episodes=40,
+            scored_episodes=20,
+            deterministic=False,
+            episodes_per_update=20,
+            source="Rothfuss et al. 2019 and its released code on Ant-Goal: two inner steps of 20 rollouts.",
         ),
         Protocol(
             name="rl2",
