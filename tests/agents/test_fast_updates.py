@@ -131,7 +131,9 @@ def test_meta_updates_start_where_the_policies_acted(agent, env_id):
     """At the first iteration every ratio is one, also where episodes end early."""
     parts, found = one_iteration(agent, env_id=env_id)
     assert float(found[0]["policy_kl"]) == pytest.approx(0.0, abs=1e-5)
-    assert float(found[0]["surrogate"]) == pytest.approx(0.0, abs=1e-5)
+    outer = parts.algorithm.policy.samples[-1]
+    mean = float((outer.advantage * outer.weight).sum(-1).mean())
+    assert float(found[0]["surrogate"]) == pytest.approx(-mean, abs=1e-5)
     assert len(found) == 3
     parts.env.close()
 
@@ -297,6 +299,46 @@ def test_ablations_change_exactly_what_they_name(name):
     assert same_trial == (name in ("V3", "V5"))
     for parts in (full, cut, trial):
         parts.env.close()
+
+
+@pytest.mark.parametrize("agent", SETTINGS)
+def test_fast_updates_follow_raw_advantages(agent):
+    """The step size of 1e-3 and the bound of 60 belong to them; standardised ones hardly move a policy."""
+    moved = {}
+    for standardise in ("true", "false"):
+        parts = parts_of(agent, "MetaReacher2-Goal-v0", standardise_advantages=standardise, inner_steps=3)
+        parts.collector.collect(n_step=1)
+        policy = parts.algorithm.policy
+        advantage = policy.samples[-1].advantage
+        assert torch.allclose(advantage.std(-1), torch.ones(3), atol=1e-2) == (standardise == "true")
+        moved[standardise] = float(sum(g.square().sum() for g in policy.gradients.values()).sqrt())
+        parts.env.close()
+    assert moved["false"] > 5 * moved["true"]
+    assert not load_config(
+        find_agent(agent).load().config_class, agent, POINT, "paper"
+    ).standardise_advantages
+
+
+def test_what_adapts_starts_as_in_the_released_code():
+    """AdaptSV's variable with norm 0.01; TESP's GRU as a Keras cell."""
+    latent = parts_of("adapt_sv").algorithm.policy.model.latent
+    assert float(latent.norm()) == pytest.approx(0.01, rel=1e-5)
+    encoder = EpisodeEncoder(3, 20, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encoder.weight_hh.T @ encoder.weight_hh, torch.eye(20), rtol=0, atol=1e-5)
+    assert encoder.weight_ih.abs().max() <= (6 / 63) ** 0.5
+    assert not encoder.bias_ih.any()
+    assert not encoder.bias_hh.any()
+
+
+def test_batches_of_different_lengths_share_a_buffer():
+    """An evaluation pads a batch to its own longest episode."""
+    short, long = random_memory(2, 3, 1), random_memory(2, 3, 2)
+    long = EpisodeMemory(torch.randn(2, 3, 6, 2), torch.ones(2, 3, 6, dtype=torch.bool), long.returns)
+    for old, new in ((short, long), (long, short)):
+        both = best_episodes(old, new, None)
+        assert both.entries.shape == (2, 6, 6, 2)
+        lengths = both.valid.sum(-1)[0].tolist()
+        assert lengths == ([4] * 3 + [6] * 3 if old is short else [6] * 3 + [4] * 3)
 
 
 def test_the_defaults_are_the_papers():

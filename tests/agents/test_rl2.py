@@ -38,7 +38,9 @@ def plain_means(model, inputs_SI, detach_every=None):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_memory_lasts_for_a_trial_of_episodes_that_end_early(cell):
     family = metarl_envs.family("MetaHopper-Params-v0")
-    config = RL2Config(cell=cell, recurrent_size=12, hidden=(9,), episodes_per_trial=EPISODES)
+    config = RL2Config(
+        cell=cell, recurrent_size=12, hidden=(9,), episodes_per_trial=EPISODES, action_scale=2.0
+    )
     venv = metarl_envs.MetaVectorEnv(family, TASKS * ROLLOUTS, autoreset_mode="Disabled", num_threads=1)
     venv.reset(seed=3)
     algorithm = RL2.from_config(
@@ -74,7 +76,12 @@ def test_memory_lasts_for_a_trial_of_episodes_that_end_early(cell):
     assert (lengths < family.horizon).all()
     assert all(len(np.unique(batch.lengths)) > 1 for batch in batches)
     trials = trial_sequences(
-        batches, gamma=0.9, gae_lambda=0.9, per_episode=False, device=policy.state_RK.device
+        batches,
+        gamma=0.9,
+        gae_lambda=0.9,
+        per_episode=False,
+        action_scale=2.0,
+        device=policy.state_RK.device,
     )
     with torch.no_grad():
         trained, _ = policy.model(trials.inputs, policy.model.start(TASKS * ROLLOUTS))
@@ -83,14 +90,14 @@ def test_memory_lasts_for_a_trial_of_episodes_that_end_early(cell):
     for task in range(TASKS):
         for rollout in range(ROLLOUTS):
             row, inputs, expected, taken = task * ROLLOUTS + rollout, [], [], []
+            last_act, last_reward = np.zeros(venv.single_action_space.shape), 0.0
             for number, batch in enumerate(batches):
-                last_act, last_reward = np.zeros(venv.single_action_space.shape), 0.0
                 for step in range(lengths[number, task, rollout]):
                     flag = float(number > 0 and step == 0)
                     obs = batch.obs[task, rollout, step]
                     inputs.append(np.concatenate((obs, last_act, [last_reward, flag])))
                     taken.append(batch.act[task, rollout, step])
-                    last_act = batch.act[task, rollout, step].clip(-1, 1)
+                    last_act = (batch.act[task, rollout, step] / 2).clip(-1, 1)
                     last_reward = batch.reward[task, rollout, step]
                     expected.append(acted[number][step][row])
             inputs = torch.tensor(np.array(inputs), dtype=torch.float32)
@@ -138,9 +145,12 @@ def test_advantages_run_on_through_a_trial_or_end_with_its_episodes(per_episode)
         # Stretches of steps through which returns run on, in the order of rollouts and episodes.
         stretches = []
         for rollout in range(ROLLOUTS):
+            # The baseline sees what the cell sees.
+            ends = lengths[:, task, rollout].cumsum()
+            seen = np.split(trials.inputs[: ends[-1], task * ROLLOUTS + rollout].numpy(), ends[:-1])
             parts = [
-                (b.obs[task, rollout, :n], b.reward[task, rollout, :n])
-                for b, n in zip(batches, lengths[:, task, rollout], strict=True)
+                (inputs, b.reward[task, rollout, : len(inputs)])
+                for b, inputs in zip(batches, seen, strict=True)
             ]
             stretches += parts if per_episode else [tuple(map(np.concatenate, zip(*parts, strict=True)))]
         features, targets = [], []
@@ -264,6 +274,43 @@ def test_an_evaluation_keeps_the_memory_to_the_end_of_its_trial_and_few_episodes
         torch.testing.assert_close(means[:, 0], plain_means(policy.model, inputs[:, 0]), rtol=1e-5, atol=1e-5)
     assert len(policy.batches) == min(2, protocol.adaptation_episodes // protocol.episodes_per_update)
     assert np.isfinite(report.returns).all()
+
+
+def test_the_last_reward_of_an_episode_is_seen_in_the_next():
+    """With the end flag, as in the paper: otherwise what an episode ends with would be invisible."""
+    policy = build(RL2, RL2Config(recurrent_size=6)).policy
+    policy.begin_trials(1, 2)
+    assert not policy.previous_RI.any()
+    for reward, active in (([1.0, 2.0], [True, True]), ([3.0, 4.0], [True, False])):
+        policy.act_on_arrays(np.zeros((2, OBS), np.float32), deterministic=True)
+        policy.observe_arrays(
+            np.zeros((2, OBS), np.float32),
+            np.full((2, ACT), reward[0] / 4, np.float32),
+            np.array(reward),
+            np.array(active),
+        )
+    policy.end_episode()
+    # The second rollout had ended a step before; its last step counts.
+    assert policy.previous_RI.tolist() == [[0.75, 0.75, 3.0, 1.0], [0.25, 0.25, 2.0, 1.0]]
+    policy.begin_trials(1, 2)
+    assert not policy.previous_RI.any()
+
+
+def test_cells_start_as_tensorflows():
+    lstm = build(RL2, RL2Config(cell="lstm", recurrent_size=16)).policy.model.cell
+    gru = build(RL2, RL2Config(cell="gru", recurrent_size=16)).policy.model.cell
+    inputs = OBS + ACT + 2
+    ones, zeros = torch.ones(16), torch.zeros(16)
+    assert torch.equal(lstm.bias_ih_l0, torch.cat((zeros, ones, zeros, zeros)))
+    assert torch.equal(gru.bias_ih_l0, torch.cat((ones, ones, zeros)))
+    assert not lstm.bias_hh_l0.any()
+    assert not gru.bias_hh_l0.any()
+    for weight, outputs in (
+        (lstm.weight_ih_l0, 64), (lstm.weight_hh_l0, 64),
+        (gru.weight_ih_l0[:32], 32), (gru.weight_hh_l0[:32], 32), (gru.weight_hh_l0[32:], 16),
+    ):  # fmt: skip
+        bound = (6 / (inputs + 16 + outputs)) ** 0.5
+        assert 0.95 * bound < weight.abs().max() <= bound
 
 
 def test_configuration_errors_say_what_is_allowed():
