@@ -10,8 +10,9 @@ from interleave import Check, Variant, interleave, report
 from straightforward_pearl import StraightforwardPEARL
 
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
-from metarl_agents.assembly import assemble, torch_threads
+from metarl_agents.assembly import assemble
 from metarl_agents.config import load_config
+from metarl_agents.threads import torch_threads
 from metarl_agents.transitions import Transitions
 from metarl_envs import MetaVectorEnv
 

@@ -210,6 +210,25 @@ def test_the_environment_gets_the_action_divided_by_its_scale(agent, monkeypatch
     parts.env.close()
 
 
+@pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "tesp", "joint_oracle"])
+def test_an_update_does_not_depend_on_the_number_of_threads(agent, monkeypatch):
+    config_class = find_agent(agent).load().config_class
+    config = load_config(config_class, agent, POINT, "fast", {"hidden": "8", "tasks_per_iteration": 5})
+    found = []
+    for threads in (1, 3):
+        parts = parts_of(agent, config)
+        # Chunks of one task each.
+        monkeypatch.setattr(type(parts.algorithm.policy.model), "chunk_rows", 1)
+        parts.algorithm.threads = threads
+        parts.collector.collect(n_step=1)
+        losses = list(parts.algorithm.outer_steps())
+        found.append((losses, everything(parts.algorithm.policy)))
+        parts.env.close()
+    assert torch.equal(found[0][1], found[1][1])
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        assert {k: float(v) for k, v in one.items()} == {k: float(v) for k, v in other.items()}
+
+
 def test_later_steps_of_an_evaluation_may_be_shorter():
     config = MAMLConfig(**SMALL, inner_step_size=0.3, later_step_scale=0.5)
     parts = parts_of("maml", config)

@@ -1,7 +1,5 @@
 """The parts of a training run, built from a configuration and a seed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +124,7 @@ def assemble(
         config: the agent's configuration.
         seed: the run's seed.
         device: where networks live.
-        threads: threads that step simulations.
+        threads: threads that step simulations, and that an on-policy update shares its tasks among.
 
     Raises:
         ConfigError: when the training reward is not among the environment's infos.
@@ -177,6 +175,8 @@ def assemble(
         "generator": numpy_stream(seed, "collector"),
     }
     if isinstance(config, OnPolicyConfig):
+        if device.type == "cpu":
+            algorithm.threads = threads
         trials = TrialCollector(
             **shared,
             episodes_per_task=config.episodes_per_task,
@@ -202,18 +202,3 @@ def replay_buffer(
         generator=numpy_stream(seed, "buffer"),
         info_keys=config.info_keys,
     )
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Limits PyTorch to `count` threads, and puts the old number back afterwards.
-
-    One is the default of a run: with any other process on the machine two threads were measured
-    slower than one, and independent runs use cores better.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

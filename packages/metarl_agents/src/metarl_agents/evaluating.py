@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.assembly import replay_buffer, torch_threads
+from metarl_agents.assembly import replay_buffer
 from metarl_agents.checkpoint import (
     CheckpointError,
     newest_checkpoint,
@@ -19,6 +19,7 @@ from metarl_agents.config import ConfigError, OffPolicyConfig, RunConfig, parse_
 from metarl_agents.monitoring import diagnostics, environment_arguments, find_protocol
 from metarl_agents.registry import find_agent
 from metarl_agents.run_directory import check_device, read_description, write_json
+from metarl_agents.threads import torch_threads
 from metarl_envs import evaluation
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import torch
 from gymnasium.spaces import Box
@@ -36,7 +36,7 @@ from metarl_agents.adaptation import (
 )
 from metarl_agents.config import OnPolicyConfig
 from metarl_agents.functional import GaussianMLP, TaskModel
-from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_parts
+from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_tasks
 from metarl_agents.on_policy import Sample
 from metarl_agents.optimisers import adam
 from metarl_agents.seeding import torch_stream
@@ -103,20 +103,6 @@ def state_std_perceptron(
     return GaussianMLP(
         inputs, config.hidden, actions, generator=generator, state_std=True, column_norms=(1.0, 0.01)
     )
-
-
-class Measured(NamedTuple):
-    """What one iteration of a meta-update finds at the current parameters; means over tasks.
-
-    Attributes:
-        surrogate: clipped surrogate loss.
-        kl: divergence from the policies that acted.
-        square: mean square of the embeddings; 0 without one.
-    """
-
-    surrogate: Tensor
-    kl: Tensor
-    square: Tensor
 
 
 class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
@@ -197,20 +183,18 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         best, kept = float("inf"), self.current_parameters()
         for number in range(self.config.outer_steps):
             before = self.current_parameters()
-            parts: list[Measured] = []
-            losses = self._losses(parts)
+            rows = chunks(self.policy.model, self.policy.samples[-1])
             if number + 1 < self.config.outer_steps:
-                step_on_parts(self.optim, losses)
+                found = step_on_tasks(self.optim, self.loss, rows, self.threads)
             else:
-                for _ in losses:
-                    pass
-            found = Measured(*(torch.stack(column).sum() for column in zip(*parts, strict=True)))
-            if found.kl < self.config.kl_limit and found.surrogate < best:
-                best, kept = float(found.surrogate), before
+                found = torch.stack([self.loss(chunk)[1] for chunk in rows]).sum(0)
+            surrogate, kl, square = found
+            if kl < self.config.kl_limit and surrogate < best:
+                best, kept = float(surrogate), before
             yield {
-                "surrogate": found.surrogate,
-                "policy_kl": found.kl,
-                "embedding_square": found.square,
+                "surrogate": surrogate,
+                "policy_kl": kl,
+                "embedding_square": square,
                 "step_size": self._step_size(),
             }
         with torch.no_grad():
@@ -226,20 +210,19 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         flat = [torch.as_tensor(alpha, device=self.device).detach().abs().reshape(-1) for alpha in alphas]
         return torch.cat(flat).mean()
 
-    def _losses(self, parts: list[Measured]) -> Iterator[Tensor]:
-        """The loss of every chunk of tasks; appends what it finds to `parts`."""
+    def loss(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """What some tasks add to the loss, and to surrogate, divergence and mean square of embeddings."""
         model, outer = self.policy.model, self.policy.samples[-1]
         tasks = len(outer.obs)
-        for rows in chunks(model, outer):
-            sample: Sample = outer.rows(rows)
-            own = self.adapted_parameters(rows)
-            context = model.context(own, sample.memory)
-            new = model.distribution(sample.obs, own, context)
-            surrogate = clipped_loss(new, sample, self.config.clip).sum() / tasks
-            square = surrogate.new_zeros(())
-            if context is not None:
-                square = context.square().mean(-1).sum() / tasks
-            with torch.no_grad():
-                kl = mean_kl(new, sample).sum() / tasks
-            parts.append(Measured(surrogate.detach(), kl, square.detach()))
-            yield surrogate + self.penalty * square
+        sample: Sample = outer.rows(rows)
+        own = self.adapted_parameters(rows)
+        context = model.context(own, sample.memory)
+        new = model.distribution(sample.obs, own, context)
+        surrogate = clipped_loss(new, sample, self.config.clip).sum() / tasks
+        square = surrogate.new_zeros(())
+        if context is not None:
+            square = context.square().mean(-1).sum() / tasks
+        with torch.no_grad():
+            kl = mean_kl(new, sample).sum() / tasks
+        found = torch.stack((surrogate.detach(), kl, square.detach()))
+        return surrogate + self.penalty * square, found

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+import torch
 from tianshou.algorithm.algorithm_base import OnPolicyAlgorithm, TrainingStats
 from tianshou.trainer import OnPolicyTrainer, OnPolicyTrainerParams
 from torch import Tensor
 
 from metarl_agents.run_state import MetaTrainingStats, RunState
+from metarl_agents.threads import in_order
 from metarl_agents.trial_policy import TrialAgent, TrialPolicy
 
 TTrialPolicy = TypeVar("TTrialPolicy", bound=TrialPolicy)
@@ -43,6 +45,8 @@ class MetaOnPolicyAlgorithm(RunState, OnPolicyAlgorithm[TTrialPolicy]):  # type:
     #: Whether the policy observes the task.
     observe_task: ClassVar[bool] = False
     needs_replay: ClassVar[bool] = False
+    #: Threads that an update shares its tasks among; nothing that comes out depends on it.
+    threads: int = 1
 
     @staticmethod
     @abstractmethod
@@ -73,13 +77,44 @@ class MetaOnPolicyAlgorithm(RunState, OnPolicyAlgorithm[TTrialPolicy]):  # type:
 def step_on_parts(optimiser: Any, losses: Iterable[Tensor]) -> None:
     """One step of an optimiser on the sum of losses.
 
-    Tianshou's own step takes one loss, whose graph would hold all tasks at once; here each part's is
+    Tianshou's own step takes one loss, whose graph would hold all of them at once; here each part's is
     freed before the next is built.
     """
     optimiser._optim.zero_grad()
     for loss in losses:
         loss.backward()  # type: ignore[no-untyped-call]
     optimiser._optim.step()
+
+
+def step_on_tasks(
+    optimiser: Any, loss: Callable[[slice], tuple[Tensor, Tensor]], rows: Iterable[slice], threads: int
+) -> Tensor:
+    """One step of an optimiser on the sum of the losses of chunks of tasks.
+
+    Args:
+        optimiser: Tianshou's.
+        loss: the loss of some tasks, and what is reported of them (R,).
+        rows: the chunks.
+        threads: threads the chunks are shared among.
+
+    Returns:
+        The sums (R,) of what is reported.
+    """
+    parameters = [p for group in optimiser._optim.param_groups for p in group["params"]]
+
+    def work(chunk: slice) -> tuple[tuple[Tensor | None, ...], Tensor]:
+        value, found = loss(chunk)
+        return torch.autograd.grad(value, parameters, allow_unused=True), found
+
+    optimiser._optim.zero_grad()
+    sums = []
+    for gradients, found in in_order(work, rows, threads):
+        sums.append(found)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    optimiser._optim.step()
+    return torch.stack(sums).sum(0)
 
 
 def adaptation_batches(inner_steps: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from metarl_agents.adaptation import adapted, chunks, distribution, mean_kl, rat
 from metarl_agents.config import OnPolicyConfig
 from metarl_agents.functional import Gaussian
 from metarl_agents.on_policy import Sample
+from metarl_agents.threads import in_order
 from metarl_agents.trial_policy import AdaptivePolicy
 from metarl_agents.trust_region import TrustRegion, flat, trust_region_step
 
@@ -46,15 +47,23 @@ class MetaObjective:
         inner: data of the inner steps.
         outer: data of the adapted policies.
         second_order: whether inner gradients are differentiated.
+        threads: threads that tasks are shared among.
     """
 
     def __init__(
-        self, policy: AdaptivePolicy, inner: Sequence[Sample], outer: Sample, *, second_order: bool
+        self,
+        policy: AdaptivePolicy,
+        inner: Sequence[Sample],
+        outer: Sample,
+        *,
+        second_order: bool,
+        threads: int = 1,
     ) -> None:
         self.policy = policy
         self.inner = inner
         self.outer = outer
         self.second_order = second_order
+        self.threads = threads
 
     def adapted_policy(self, rows: slice, *, create_graph: bool) -> tuple[Gaussian, Sample]:
         """Distributions of some tasks' adapted policies on their data, and those data."""
@@ -74,16 +83,23 @@ class MetaObjective:
     def gradient(self, parameters: Sequence[nn.Parameter]) -> tuple[float, Tensor]:
         """Mean surrogate over tasks and its gradient, chunk by chunk."""
         tasks, total = len(self.outer.obs), 0.0
-        sums = [torch.zeros_like(parameter) for parameter in parameters]
-        for rows in chunks(self.policy.model, self.outer):
+
+        def part(rows: slice) -> tuple[float, Sequence[Tensor]]:
             loss = ratio_loss(*self.adapted_policy(rows, create_graph=True)).sum() / tasks
-            for place, part in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
-                place += part
-            total += float(loss.detach())
+            return float(loss.detach()), torch.autograd.grad(loss, parameters)
+
+        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        for loss, gradients in in_order(part, chunks(self.policy.model, self.outer), self.threads):
+            total += loss
+            for place, gradient in zip(sums, gradients, strict=True):
+                place += gradient
         return total, flat(sums)
 
     def divergence(self) -> Tensor:
-        """Mean divergence over tasks, as a graph over all of them."""
+        """Mean divergence over tasks, as a graph over all of them.
+
+        Made by one thread: in which order gradients of one graph are added depends on who made it.
+        """
         parts = [
             mean_kl(*self.adapted_policy(rows, create_graph=True)).sum()
             for rows in chunks(self.policy.model, self.outer)
@@ -92,11 +108,13 @@ class MetaObjective:
 
     def values(self) -> tuple[float, float]:
         """Mean surrogate and mean divergence over tasks."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self.outer.obs.device)
-        for rows in chunks(self.policy.model, self.outer):
+
+        def part(rows: slice) -> Tensor:
             new, sample = self.adapted_policy(rows, create_graph=False)
-            sums += torch.stack((ratio_loss(new, sample).sum(), mean_kl(new, sample).sum()))
-        surrogate, kl = (sums / len(self.outer.obs)).tolist()
+            return torch.stack((ratio_loss(new, sample).sum(), mean_kl(new, sample).sum()))
+
+        found = in_order(part, chunks(self.policy.model, self.outer), self.threads)
+        surrogate, kl = (torch.stack(found).double().sum(0) / len(self.outer.obs)).tolist()
         return surrogate, kl
 
     def curvature_sample(self, fraction: float, generator: torch.Generator) -> MetaObjective:

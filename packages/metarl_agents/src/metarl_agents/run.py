@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.assembly import Assembly, assemble, torch_threads
+from metarl_agents.assembly import Assembly, assemble
 from metarl_agents.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
 from metarl_agents.config import RunConfig, load_config, parse_overrides
 from metarl_agents.evaluating import load_agent
@@ -23,6 +23,7 @@ from metarl_agents.monitoring import Monitor, check_evaluations
 from metarl_agents.progress import RunProgress
 from metarl_agents.registry import find_agent
 from metarl_agents.run_directory import RunError, check_device, read_description, versions, write_json
+from metarl_agents.threads import torch_threads
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def outer_steps(self) -> Iterator[dict[str, Tensor]]:
         """The trust-region step."""
         (sample,) = self.policy.samples
-        objective = MetaObjective(self.policy, (), sample, second_order=False)
+        objective = MetaObjective(self.policy, (), sample, second_order=False, threads=self.threads)
         yield meta_trust_region_step(objective, self.config, self.generator)
 
     def trial_agent(self) -> TrialAgent:

@@ -105,7 +105,9 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def outer_steps(self) -> Iterator[dict[str, Tensor]]:
         """The trust-region step through the inner steps."""
         *inner, outer = self.policy.samples
-        objective = MetaObjective(self.policy, inner, outer, second_order=self.config.second_order)
+        objective = MetaObjective(
+            self.policy, inner, outer, second_order=self.config.second_order, threads=self.threads
+        )
         yield meta_trust_region_step(objective, self.config, self.generator)
 
     def trial_agent(self) -> TrialAgent:

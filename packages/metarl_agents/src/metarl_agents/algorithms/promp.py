@@ -35,7 +35,7 @@ from metarl_agents.adaptation import (
     ratio_loss,
 )
 from metarl_agents.config import OnPolicyConfig
-from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_parts
+from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_tasks
 from metarl_agents.optimisers import adam
 from metarl_agents.seeding import torch_stream
 from metarl_agents.trial_policy import AdaptivePolicy, perceptron_policy
@@ -115,10 +115,10 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def outer_steps(self) -> Iterator[dict[str, Tensor]]:
         """Adam steps on the clipped surrogate of the adapted policies."""
         for _ in range(self.config.outer_steps):
-            sums = {name: torch.zeros((), device=self.device) for name in self.loss_names[:3]}
-            step_on_parts(self.optim, self._losses(sums))
+            rows = chunks(self.policy.model, self.policy.samples[-1])
+            found = step_on_tasks(self.optim, self.loss, rows, self.threads)
             yield {
-                **sums,
+                **dict(zip(self.loss_names[:3], found, strict=True)),
                 "kl_penalty": self.kl_penalty.clone(),
                 "action_std": self.policy.model.log_std.detach().exp().mean(),
             }
@@ -141,29 +141,27 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
             for part in parts
         )
 
-    def _losses(self, sums: dict[str, Tensor]) -> Iterator[Tensor]:
-        """The loss of every chunk of tasks; adds what is reported to `sums`."""
+    def loss(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """What some tasks add to the loss, and to the surrogate and the divergences after and before."""
         policy, config = self.policy, self.config
         *inner, outer = policy.samples
         model, tasks = policy.model, len(outer.obs)
-        for rows in chunks(model, outer):
-            parts, after = [sample.rows(rows) for sample in inner], outer.rows(rows)
-            start = model.start(len(after.obs))
-            before = distribution(model, start, parts[0])
-            own = adapted(
-                model,
-                start,
-                parts,
-                ratio_loss,
-                policy.step_sizes.by_name(),
-                second_order=True,
-                first=before,
-            )
-            new = distribution(model, own, after)
-            surrogate = clipped_loss(new, after, config.clip).sum() / tasks
-            start_kl = mean_kl(before, parts[0]).sum() / tasks
-            sums["surrogate"] += surrogate.detach()
-            sums["start_kl"] += start_kl.detach()
-            with torch.no_grad():
-                sums["policy_kl"] += mean_kl(new, after).sum() / tasks
-            yield surrogate + self.kl_penalty * start_kl
+        parts, after = [sample.rows(rows) for sample in inner], outer.rows(rows)
+        start = model.start(len(after.obs))
+        before = distribution(model, start, parts[0])
+        own = adapted(
+            model,
+            start,
+            parts,
+            ratio_loss,
+            policy.step_sizes.by_name(),
+            second_order=True,
+            first=before,
+        )
+        new = distribution(model, own, after)
+        surrogate = clipped_loss(new, after, config.clip).sum() / tasks
+        start_kl = mean_kl(before, parts[0]).sum() / tasks
+        with torch.no_grad():
+            policy_kl = mean_kl(new, after).sum() / tasks
+        found = torch.stack((surrogate.detach(), policy_kl, start_kl.detach()))
+        return surrogate + self.kl_penalty * start_kl, found
