@@ -15,10 +15,12 @@ import safetensors.torch
 import torch
 from tianshou.trainer import OffPolicyTrainer
 from torch.utils.tensorboard import SummaryWriter
+from typer.testing import CliRunner
 
 from metarl_agents import evaluate_run, load_agent, resume, train
 from metarl_agents.assembly import assemble
 from metarl_agents.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
+from metarl_agents.cli import app
 from metarl_agents.config import ConfigError, load_config
 from metarl_agents.logging import JsonLines, TrainingLogger
 from metarl_agents.meta_algorithm import QuietOffPolicyTrainer
@@ -296,6 +298,22 @@ def test_evaluation_writes_a_report_and_repeats_itself(finished):
     assert few.returns.shape == (1, 4, 3)
     assert few.tasks == report.tasks[:4]
     assert evaluate_run(finished, split="train", references=False).returns.shape == (1, 80, 3)
+
+
+def test_a_run_of_initial_steps_only_says_that_nothing_was_learned(tmp_path, capsys):
+    result = tiny(tmp_path / "short", steps=100, progress=True)
+    assert (result.finished, result.learned, result.iterations, result.gradient_steps) == (True, False, 0, 0)
+    told = capsys.readouterr().err
+    for text in (told, (tmp_path / "short/log.txt").read_text()):
+        assert "nothing was learned: the initial 1,600 steps on the training tasks are all that 100" in text
+        assert "give more than 1,600 steps, or fewer initial ones" in text
+        assert "no return yet" in text
+        assert "nan" not in text
+    again = CliRunner().invoke(app, ["resume", str(tmp_path / "short")])
+    assert "untrained:" in again.output
+    assert "give --steps more than 1,600" in again.output
+    assert "finished" not in again.output
+    assert tiny(tmp_path / "longer", steps=1601).learned
 
 
 def test_sparse_point_trains_on_the_dense_reward(tmp_path):

@@ -246,7 +246,12 @@ def _say_how_it_ended(result: RunResult) -> None:
         f"{result.env_steps:,} environment steps and {result.gradient_steps:,} gradient steps"
         f" after {result.iterations} iterations; {result.seconds:.0f} s in this call"
     )
-    if result.finished:
+    if result.finished and not result.learned:
+        print(
+            f"untrained: {result.run_dir} holds the agent as it started; give --steps more than"
+            f" {result.env_steps:,}"
+        )
+    elif result.finished:
         print(f"finished: {result.run_dir}  (next: metarl evaluate {result.run_dir})")
     else:
         print(f"stopped: {result.run_dir}  (continue: metarl resume {result.run_dir})")

@@ -33,7 +33,7 @@ class RunProgress:
         self.shown = shown
         self.started = time.perf_counter()
         self.last_line = 0.0
-        self.current_return = float("nan")
+        self.current_return: float | None = None
         self.bar: Progress | None = None
         console = Console(stderr=True)
         if shown and console.is_terminal:
@@ -86,15 +86,18 @@ class RunProgress:
     def _state(self) -> str:
         return (
             f"update {self.updates}/{self.updates_per_iteration}  {self._rate():,.0f} steps/s  "
-            f"return {self.current_return:.1f}"
+            f"{self._return()}"
         )
+
+    def _return(self) -> str:
+        return "no return yet" if self.current_return is None else f"return {self.current_return:.1f}"
 
     def _line(self) -> None:
         self.last_line = time.perf_counter()
         left = (self.total - self.env_steps) / max(self._rate(), 1e-9)
         line = (
             f"{self.env_steps:,}/{self.total:,} steps  {self._rate():,.0f} steps/s  "
-            f"return {self.current_return:.1f}  about {max(left, 0.0):,.0f} s left"
+            f"{self._return()}  about {max(left, 0.0):,.0f} s left"
         )
         with self.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -33,6 +33,8 @@ class RunResult:
     Attributes:
         run_dir: the run's directory.
         finished: false when the run was interrupted; `resume` goes on.
+        learned: false when the initial steps were all the run was to make, so that it has no
+            iteration and its agent is untrained.
         iterations: iterations done, earlier calls included.
         env_steps: environment steps done, earlier calls included.
         gradient_steps: gradient steps done, earlier calls included.
@@ -41,6 +43,7 @@ class RunResult:
 
     run_dir: Path
     finished: bool
+    learned: bool
     iterations: int
     env_steps: int
     gradient_steps: int
@@ -67,7 +70,8 @@ def train(
         env_id: id of the family, e.g. "MetaPoint-Goal-v0".
         preset: "fast", which learns something real on two CPU cores, or "paper".
         seed: decides every random choice of the run.
-        steps: environment steps in place of the preset's; whole iterations are run.
+        steps: environment steps in place of the preset's; whole iterations are run, and none where
+            the initial steps are as many.
         device: where networks live, e.g. "cpu" or "cuda".
         out: the run's directory, new or empty; by default `runs/<agent>/<env_id>/<preset>-<seed>`.
         overrides: `key=value` texts that change the configuration.
@@ -257,12 +261,19 @@ def _train(
         trainer.reset(reset_collectors=False)
         while not finished() and not signals.stop:
             trainer.execute_epoch()
+        if logger.iteration == 0 and finished():
+            shown.message(
+                f"nothing was learned: the initial {position[1]:,} steps on the training tasks are all that "
+                f"{config.total_env_steps:,} steps allow, and no iteration followed them; give more than "
+                f"{position[1]:,} steps, or fewer initial ones"
+            )
     finally:
         logger.finalize()
         shown.close()
     return RunResult(
         run_dir=folder,
         finished=finished(),
+        learned=logger.iteration > 0,
         iterations=logger.iteration,
         env_steps=logger.env_steps,
         gradient_steps=logger.gradient_steps,
