@@ -85,7 +85,7 @@ def test_log_tanh_derivative_is_exact_far_out_in_float32():
     torch.testing.assert_close(log_tanh_derivative(u).double(), exact, rtol=1e-6, atol=1e-6)
 
 
-def test_mlp_initialisation_is_pearls():
+def test_mlp_initialisation_starts_near_zero():
     net = mlp(7, (50, 60), 4, generator=torch.Generator().manual_seed(0), last_bound=3e-3)
     first, second, last = net[0], net[2], net[4]
     assert first.weight.abs().max() <= 7**-0.5
@@ -94,6 +94,18 @@ def test_mlp_initialisation_is_pearls():
     assert (first.bias == 0.1).all()
     assert last.weight.abs().max() <= 3e-3
     assert (last.bias == 0).all()
+
+
+def test_released_initial_weights_are_those_of_pearls_released_code():
+    """Its fanin_init takes the first axis of a weight, the outputs; its last biases are drawn."""
+    generator = torch.Generator().manual_seed(0)
+    net = mlp(7, (50, 60), 400, generator=generator, last_bound=3e-3, released=True)
+    first, second, last = net[0], net[2], net[4]
+    for layer, outputs in ((first, 50), (second, 60)):
+        assert 0.9 * outputs**-0.5 < layer.weight.abs().max() <= outputs**-0.5
+        assert (layer.bias == 0.1).all()
+    for values in (last.weight, last.bias):
+        assert 0.95 * 3e-3 < values.abs().max() <= 3e-3
 
 
 def test_initialisation_reads_and_writes_no_global_generator():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -10,7 +11,7 @@ import metarl_envs
 from metarl_agents.algorithms.crl import CRLConfig
 from metarl_agents.algorithms.oracle import OracleConfig
 from metarl_agents.algorithms.pearl import PEARLConfig
-from metarl_agents.config import ConfigError, load_config, parse_overrides, preset_tables
+from metarl_agents.config import ConfigError, PresetWarning, load_config, parse_overrides, preset_tables
 from metarl_agents.registry import AGENTS, find_agent
 
 
@@ -79,17 +80,38 @@ def test_every_preset_table_loads(agent):
 def test_paper_values_are_the_papers():
     """Rakelly et al. 2019, released configurations, per environment."""
     fields = ("meta_batch", "prior_steps", "extra_posterior_steps", "updates_per_iteration",
-              "context_batch", "kl_weight", "initial_steps", "reward_scale", "gamma")  # fmt: skip
+              "context_batch", "kl_weight", "initial_steps", "reward_scale", "gamma",
+              "context_next_observation", "prior_episodes")  # fmt: skip
     table = {
-        "MetaHalfCheetah-Vel-v0": (16, 400, 600, 2000, 100, 0.1, 2000, 5, 0.99),
-        "MetaHalfCheetah-Dir-v0": (4, 1000, 1000, 2000, 256, 0.1, 2000, 5, 0.99),
-        "MetaAnt-Goal-v0": (10, 400, 600, 4000, 256, 1.0, 2000, 5, 0.99),
-        "MetaPoint-Goal-v0": (16, 200, 200, 1000, 64, 0.1, 200, 100, 0.99),
-        "MetaPoint-SparseGoal-v0": (16, 100, 0, 1000, 1024, 1.0, 200, 100, 0.9),
+        "MetaHalfCheetah-Vel-v0": (16, 400, 600, 2000, 100, 0.1, 2000, 5, 0.99, False, 0),
+        "MetaHalfCheetah-Dir-v0": (4, 1000, 1000, 2000, 256, 0.1, 2000, 5, 0.99, False, 0),
+        "MetaAnt-Dir-v0": (4, 400, 600, 4000, 256, 0.1, 2000, 5, 0.99, False, 0),
+        "MetaAnt-Goal-v0": (10, 400, 600, 4000, 256, 1.0, 2000, 5, 0.99, False, 0),
+        "MetaHumanoid-Dir2D-v0": (16, 400, 600, 4000, 256, 0.1, 2000, 5, 0.99, False, 0),
+        "MetaWalker2d-Params-v0": (10, 400, 600, 4000, 100, 0.1, 2000, 5, 0.99, True, 0),
+        "MetaHopper-Params-v0": (10, 400, 600, 4000, 100, 0.1, 2000, 5, 0.99, True, 0),
+        "MetaPoint-Goal-v0": (16, 200, 200, 1000, 64, 0.1, 200, 100, 0.99, False, 1),
+        "MetaPoint-SparseGoal-v0": (16, 100, 0, 1000, 1024, 1.0, 200, 100, 0.9, False, 5),
     }
     for env_id, values in table.items():
+        assert env_id in preset_tables("pearl")["paper"]
         config = load_config(PEARLConfig, "pearl", env_id, "paper")
         assert tuple(getattr(config, name) for name in fields) == values
+        assert config.initial_weights == "released"
+        # What the oracle shares with PEARL is the same, and so is the number of steps.
+        oracle = load_config(OracleConfig, "oracle", env_id, "paper")
+        assert env_id in preset_tables("oracle")["paper"]
+        stages = config.prior_steps + config.posterior_steps + config.extra_posterior_steps
+        assert oracle.steps_per_task == stages
+        alike = ("meta_batch", "updates_per_iteration", "initial_steps", "reward_scale", "gamma",
+                 "total_env_steps", "capacity_per_task", "tasks_per_iteration",
+                 "initial_weights")  # fmt: skip
+        for name in alike:
+            assert getattr(oracle, name) == getattr(config, name), (env_id, name)
+        # Initial steps on every training task, then 500 iterations.
+        tasks = len(metarl_envs.family(env_id).tasks("train"))
+        iterations = 500 * config.tasks_per_iteration * stages
+        assert config.total_env_steps == tasks * config.initial_steps + iterations
         assert (config.hidden, config.encoder_hidden) == ((300,) * 3, (200,) * 3)
         assert (config.latent_size, config.learning_rate, config.tau) == (5, 3e-4, 0.005)
         assert (config.batch_size, config.mean_penalty, config.log_std_penalty) == (256, 1e-3, 1e-3)
@@ -103,15 +125,20 @@ def test_crls_paper_values_are_pearls():
     for env_id in ("MetaHalfCheetah-Vel-v0", "MetaHalfCheetah-Dir-v0", "MetaPoint-Goal-v0"):
         values = load_config(CRLConfig, "crl", env_id, "paper").to_dict()
         pearl = load_config(PEARLConfig, "pearl", env_id, "paper").to_dict()
-        assert {name: values[name] for name in pearl} == pearl
+        # But for what the paper prints: c_n = (s, a, s', r), and z inferred before every episode but
+        # the first (Algorithm 2).
+        own = {"context_next_observation": True, "prior_episodes": 1}
+        assert {name: values[name] for name in pearl} == pearl | own
     fields = ("meta_batch", "prior_steps", "extra_posterior_steps", "updates_per_iteration",
               "context_batch", "kl_weight", "context_next_observation")  # fmt: skip
     table = {
-        "MetaAnt-Dir-v0": (4, 400, 600, 4000, 256, 0.1, False),
-        "MetaHumanoid-Dir2D-v0": (16, 400, 600, 4000, 256, 0.1, False),
+        "MetaAnt-Dir-v0": (4, 400, 600, 4000, 256, 0.1, True),
+        "MetaHumanoid-Dir2D-v0": (16, 400, 600, 4000, 256, 0.1, True),
         "MetaWalker2d-Params-v0": (10, 400, 600, 4000, 100, 0.1, True),
+        "MetaHopper-Params-v0": (10, 400, 600, 4000, 100, 0.1, True),
     }
     for env_id, values in table.items():
+        assert env_id in preset_tables("crl")["paper"]
         config = load_config(CRLConfig, "crl", env_id, "paper")
         assert tuple(getattr(config, name) for name in fields) == values
         # Initial steps on every training task, then 500 iterations of 5 x 1000 steps.
@@ -173,7 +200,8 @@ def test_mqls_paper_values_are_those_of_its_released_commands(agent):
 
 
 def test_precedence_and_unknown_names():
-    base = load_config(PEARLConfig, "pearl", "Unheard-Of-v0", "fast")
+    with pytest.warns(PresetWarning):
+        base = load_config(PEARLConfig, "pearl", "Unheard-Of-v0", "fast")
     assert base == load_config(PEARLConfig, "pearl", "default", "fast")
     point = load_config(PEARLConfig, "pearl", "MetaPoint-Goal-v0", "fast", {"tau": "0.5"})
     assert point.tau == 0.5
@@ -182,6 +210,43 @@ def test_precedence_and_unknown_names():
         load_config(OracleConfig, "oracle", "x", "fats")
     with pytest.raises(ConfigError, match=r"unknown agent 'perl'; did you mean 'pearl'\?"):
         find_agent("perl")
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_preset_without_values_for_a_family_says_so(agent):
+    config_class = find_agent(agent).load().config_class
+    for preset, environments in preset_tables(agent).items():
+        with pytest.warns(PresetWarning) as caught:
+            load_config(config_class, agent, "MetaQuadruped-GoToRing-v0", preset)
+        (warning,) = caught
+        assert str(warning.message) == (
+            f"the preset {preset!r} of {agent} has no values for MetaQuadruped-GoToRing-v0; its default "
+            "values are used, which were not chosen for this family"
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for env_id in environments:
+                load_config(config_class, agent, env_id, preset)
+
+
+def test_the_command_line_says_it_once_in_one_sentence():
+    code = "from metarl_agents.cli import main; main()"
+    command = [sys.executable, "-c", code, "config", "pearl", "MetaAnt-Dir2D-v0"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stderr == (
+        "warning: the preset 'fast' of pearl has no values for MetaAnt-Dir2D-v0; its default values are "
+        "used, which were not chosen for this family\n"
+    )
+    assert "meta_batch = 8" in done.stdout
+
+
+def test_fast_presets_keep_the_initial_weights_of_the_results():
+    for agent in ("pearl", "crl", "oracle"):
+        config_class = find_agent(agent).load().config_class
+        for env_id in preset_tables(agent)["fast"]:
+            assert load_config(config_class, agent, env_id, "fast").initial_weights == "fan_in"
+    with pytest.raises(ConfigError, match="initial_weights must be one of released, fan_in, not 'zero'"):
+        PEARLConfig(initial_weights="zero")
 
 
 def test_agents_import_one_by_one():

@@ -323,6 +323,21 @@ def test_adaptation_uses_all_active_transitions_of_the_trial():
     # A new trial forgets, and repeats itself under the same seed.
     agent.begin_trial(trial)
     assert torch.equal(agent.policy.latent_RZ, first)
+    # With one episode on the prior, the second already acts on the posterior.
+    sooner = make_pearl(prior_episodes=1).trial_agent()
+    sooner.begin_trial(trial)
+    assert torch.equal(sooner.policy.latent_RZ, first)
+    run_episode(sooner, episodes[0], active)
+    context = [np.concatenate([episodes[0][k] for k in ("obs", "act")] + [episodes[0]["rew"][..., None]], -1)]
+    mean, variance = product_of_gaussians(
+        *pearl.policy.encoder(torch.tensor(context[0][0], dtype=torch.float32))
+    )
+    deviation = (sooner.policy.latent_RZ[0] - mean) / variance.sqrt()
+    torch.testing.assert_close(second[0], deviation.detach())  # the same noise
+    # Never more than the trial has before its scored episodes.
+    many = make_pearl(prior_episodes=5).trial_agent()
+    many.begin_trial(trial)
+    assert many.prior_episodes == 2
     actions = agent.act(np.zeros((2, OBS), np.float32))
     assert actions.shape == (2, A)
     assert actions.dtype == np.float32

@@ -166,6 +166,7 @@ def test_presets_carry_the_papers_numbers():
     }
     assert shapes == {
         "pearl": (2, 1, 1, True),
+        "pearl_sparse": (19, 1, 1, True),
         "mql": (1, 2, 1, True),
         "mql_1200": (6, 2, 1, True),
         "mql_800": (1, 2, 1, True),

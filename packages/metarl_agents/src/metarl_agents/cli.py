@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,7 +115,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Tasks to evaluate on: train, test or ood.")] = "test",
     protocol: Annotated[
         str,
-        typer.Option(help="pearl, mql, mql_1200, mql_800, maml, promp, rl2, tesp, meta_sgd, iwpa or slbo."),
+        typer.Option(
+            help="pearl, pearl_sparse, mql, mql_1200, mql_800, maml, promp, rl2, tesp, meta_sgd, iwpa, slbo."
+        ),
     ] = "pearl",
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: the protocol's).")
@@ -267,4 +270,6 @@ app.add_typer(families.tasks_app, name="tasks")
 
 def main() -> None:
     """Runs the command line."""
+    # A user of the command line wants the sentence, not the line of code that warns.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     sys.exit(families.run(app))

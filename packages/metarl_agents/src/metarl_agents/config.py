@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 import tomllib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -45,6 +46,8 @@ class RunConfig:
     may_be_negative: ClassVar[tuple[str, ...]] = ()
     #: Fields that are at most 1.
     fractions: ClassVar[tuple[str, ...]] = ("gamma",)
+    #: Text fields, and what each may say.
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     #: Fields that an evaluation may change, because training does not depend on them.
     evaluation_keys: ClassVar[tuple[str, ...]] = ()
 
@@ -61,6 +64,9 @@ class RunConfig:
                     raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
                 if number == 0 and field.name not in self.may_be_zero:
                     raise ConfigError(f"{field.name} must be greater than 0")
+        for name, allowed in self.choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         for name in self.fractions:
             if getattr(self, name) > 1:
                 raise ConfigError(f"{name} must be at most 1, not {getattr(self, name)}")
@@ -209,6 +215,10 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
     return values
 
 
+class PresetWarning(UserWarning):
+    """A preset has no values of its own for a family."""
+
+
 def preset_tables(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The presets of an agent: preset name -> environment id or "default" -> values."""
     text = (resources.files("metarl_agents") / "presets" / f"{agent}.toml").read_text("utf-8")
@@ -225,7 +235,8 @@ def load_config(
     """The configuration of one run.
 
     Values come, later ones winning, from the dataclass, the preset's default table, the preset's
-    table for this environment where there is one, and the overrides.
+    table for this environment where there is one, and the overrides. Where there is none, a
+    `PresetWarning` says so; Python shows a warning of the same text once in a process.
 
     Raises:
         ConfigError: for an unknown preset or key, or a bad value.
@@ -234,5 +245,12 @@ def load_config(
     if preset not in tables:
         raise ConfigError(unknown("preset", preset, tables))
     chosen = tables[preset]
+    if env_id not in chosen:
+        warnings.warn(
+            f"the preset {preset!r} of {agent} has no values for {env_id}; its default values are used, "
+            "which were not chosen for this family",
+            PresetWarning,
+            stacklevel=1,
+        )
     values = chosen.get("default", {}) | chosen.get(env_id, {})
     return config_class().replace(values).replace(overrides or {})

@@ -20,14 +20,23 @@ class ProductOfGaussiansEncoder(nn.Module):
     """Feed-forward, permutation-invariant encoder of PEARL (Rakelly et al. 2019, eq. 2).
 
     Every transition gives one independent Gaussian factor of q(z|c); see `product_of_gaussians`.
+    Weights start as `mlp` says.
     """
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], latent: int, *, generator: torch.Generator
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        latent: int,
+        *,
+        generator: torch.Generator,
+        released: bool = False,
     ) -> None:
         super().__init__()
         self.latent = latent
-        self.network = mlp(inputs, hidden, 2 * latent, generator=generator, last_bound=3e-3)
+        self.network = mlp(
+            inputs, hidden, 2 * latent, generator=generator, last_bound=3e-3, released=released
+        )
 
     def forward(self, context_TBI: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the factor of each transition, both (..., B, Z)."""

@@ -53,12 +53,20 @@ class MultiHeadActor(TanhGaussianActor):
         actions: width A of an action.
         num_tasks: number of heads K.
         generator: CPU generator of the initial weights.
+        released: whether they start exactly as PEARL's released code has them; see `mlp`.
     """
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], actions: int, num_tasks: int, *, generator: torch.Generator
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        actions: int,
+        num_tasks: int,
+        *,
+        generator: torch.Generator,
+        released: bool = False,
     ) -> None:
-        super().__init__(inputs, hidden, actions, generator=generator)
+        super().__init__(inputs, hidden, actions, generator=generator, released=released)
         last = self.network.pop(-1)
         assert isinstance(last, nn.Linear)
         self.head_weight = nn.Parameter(last.weight.detach().repeat(num_tasks, 1, 1))

@@ -9,9 +9,9 @@ The history before step t of an episode is its entries (a_k, r_k, o_k), k < t, a
 the released code:
 
 - Short histories are not padded with zeros, which would move the hidden state; training sees what
-  acting sees.
+  acting sees. The released code pads them in training and in adaptation, but not where it acts.
 - The history after step t is the history before step t + 1. The released code leaves the synthetic
-  entry out of it at t = 0 only.
+  entry out of it wherever that would still hold it, at every t < L - 1.
 """
 
 from __future__ import annotations

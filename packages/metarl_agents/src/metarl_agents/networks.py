@@ -36,15 +36,18 @@ def mlp(
     generator: torch.Generator,
     last_bound: float | None,
     hidden_bias: float | None = 0.1,
+    released: bool = False,
 ) -> nn.Sequential:
-    """ReLU perceptron, by default with the initialisation of PEARL's networks.
+    """ReLU perceptron, by default started much as PEARL's networks are.
 
-    Hidden layers: weights U(±1/sqrt(fan in)) and bias `hidden_bias`. The last layer is linear with
+    Hidden layers: weights U(±1/sqrt(inputs)) and bias `hidden_bias`. The last layer is linear with
     weights U(±last_bound) and bias 0, so that outputs start near zero: values without bias, actions
     with almost the same wide distribution in every state.
 
-    Source: Rakelly et al. 2019 (arXiv:1903.08254), released code: hidden bias 0.1, last layer 3e-3
-    for values and the encoder, 1e-3 for the policy.
+    Source: Rakelly et al. 2019 (arXiv:1903.08254), released code (rlkit/torch/networks.py): hidden
+    bias 0.1, last layer 3e-3 for values and the encoder, 1e-3 for the policy. That code differs in
+    two places, which `released` takes over: what it calls the fan-in of a hidden layer is the
+    layer's number of outputs, and the last layer's bias is drawn as its weights are.
 
     Args:
         inputs: input width.
@@ -53,18 +56,20 @@ def mlp(
         generator: CPU generator the weights are drawn from.
         last_bound: bound of the last layer's weights; None starts it as PyTorch does, biases too.
         hidden_bias: bias of the hidden layers; None starts them as PyTorch does.
+        released: whether to start exactly as PEARL's released code does.
     """
     layers: list[nn.Module] = []
     width = inputs
     for size in hidden:
-        bound = 1.0 / math.sqrt(width)
+        bound = 1.0 / math.sqrt(size if released else width)
         layers.append(linear(width, size, generator=generator, weight_bound=bound, bias=hidden_bias))
         layers.append(nn.ReLU(inplace=True))
         width = size
     if last_bound is None:
         last = linear(width, outputs, generator=generator, weight_bound=1.0 / math.sqrt(width), bias=None)
     else:
-        last = linear(width, outputs, generator=generator, weight_bound=last_bound, bias=0.0)
+        bias = None if released else 0.0
+        last = linear(width, outputs, generator=generator, weight_bound=last_bound, bias=bias)
     layers.append(last)
     return nn.Sequential(*layers)
 
@@ -84,10 +89,19 @@ class TwinCritic(nn.Module):
         generator: torch.Generator,
         last_bound: float | None = 3e-3,
         hidden_bias: float | None = 0.1,
+        released: bool = False,
     ) -> None:
         super().__init__()
         self.first, self.second = (
-            mlp(inputs, hidden, 1, generator=generator, last_bound=last_bound, hidden_bias=hidden_bias)
+            mlp(
+                inputs,
+                hidden,
+                1,
+                generator=generator,
+                last_bound=last_bound,
+                hidden_bias=hidden_bias,
+                released=released,
+            )
             for _ in range(2)
         )
 

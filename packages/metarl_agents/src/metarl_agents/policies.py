@@ -24,15 +24,23 @@ if TYPE_CHECKING:
 class TanhGaussianActor(nn.Module):
     """Perceptron with a tanh-squashed diagonal Gaussian over actions in (-1, 1).
 
-    The last layer starts at U(±1e-3), half of it for the mean and half for the log standard
-    deviation (PEARL's released code).
+    The last layer's weights start at U(±1e-3), half of them for the mean and half for the log
+    standard deviation (PEARL's released code; `released` as in `mlp`).
     """
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], actions: int, *, generator: torch.Generator
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        actions: int,
+        *,
+        generator: torch.Generator,
+        released: bool = False,
     ) -> None:
         super().__init__()
-        self.network = mlp(inputs, hidden, 2 * actions, generator=generator, last_bound=1e-3)
+        self.network = mlp(
+            inputs, hidden, 2 * actions, generator=generator, last_bound=1e-3, released=released
+        )
 
     def forward(self, inputs_BI: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before the tanh, both (B, A)."""

@@ -5,7 +5,7 @@ slow copy, and a stochastic actor; the entropy coefficient is fixed at 1 and the
 instead. Each agent's own file states the order of its steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -26,18 +26,30 @@ class SoftValueConfig(OffPolicyConfig):
         reward_scale: factor on the training reward.
         mean_penalty: weight on the mean square of the action mean before the tanh.
         log_std_penalty: weight on the mean square of the log standard deviation before the tanh.
+        initial_weights: "released" for exactly those of PEARL's released code, whose hidden layers
+            start within 1/sqrt(outputs), or "fan_in" for 1/sqrt(inputs) and a last bias of 0.
     """
 
     meta_batch: int = 16
     reward_scale: float = 5.0
     mean_penalty: float = 1e-3
     log_std_penalty: float = 1e-3
+    initial_weights: str = "released"
 
     may_be_zero: ClassVar[tuple[str, ...]] = (
         *OffPolicyConfig.may_be_zero,
         "mean_penalty",
         "log_std_penalty",
     )
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **OffPolicyConfig.choices,
+        "initial_weights": ("released", "fan_in"),
+    }
+
+    @property
+    def released_weights(self) -> bool:
+        """Whether networks start exactly as in PEARL's released code."""
+        return self.initial_weights == "released"
 
 
 class ActorLosses(NamedTuple):
@@ -59,6 +71,7 @@ class SoftValueNetworks(nn.Module):
         gamma: discount per step.
         reward_scale: factor on rewards; the inverse of an entropy coefficient.
         generator: CPU generator of the initial weights.
+        released: whether they start exactly as PEARL's released code has them; see `mlp`.
     """
 
     def __init__(
@@ -71,12 +84,13 @@ class SoftValueNetworks(nn.Module):
         gamma: float,
         reward_scale: float,
         generator: torch.Generator,
+        released: bool,
     ) -> None:
         super().__init__()
         self.gamma = gamma
         self.reward_scale = reward_scale
-        self.critics = TwinCritic(state_size + action_size, hidden, generator=generator)
-        self.value = mlp(state_size, hidden, 1, generator=generator, last_bound=3e-3)
+        self.critics = TwinCritic(state_size + action_size, hidden, generator=generator, released=released)
+        self.value = mlp(state_size, hidden, 1, generator=generator, last_bound=3e-3, released=released)
         self.target_value = PolyakTarget(self.value, tau)
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CRLConfig(PEARLConfig):
-    """Configuration of CRL; defaults that PEARL has too are PEARL's.
+    """Configuration of CRL; defaults that PEARL has too are PEARL's, but for the prior's episodes.
 
     Attributes:
         adapter_hidden: hidden widths of the adapter.
@@ -53,6 +53,8 @@ class CRLConfig(PEARLConfig):
             those of the actor-critic's batch.
     """
 
+    # Algorithm 2 infers z before every episode but the first.
+    prior_episodes: int = 1
     adapter_hidden: tuple[int, ...] = (200, 200, 200)
     adapter_learning_rate: float = 3e-4
     adapter_batch: int = 64
@@ -147,10 +149,11 @@ class CRL(PEARL):
         observations, actions = observation_space.shape[0], action_space.shape[0]
         latent = config.latent_size
         transition = observations * (1 + config.context_next_observation) + actions + 1
-        actor = MultiHeadActor(observations + latent, config.hidden, actions, num_tasks, generator=weights)
+        start: dict[str, Any] = {"generator": weights, "released": config.released_weights}
+        actor = MultiHeadActor(observations + latent, config.hidden, actions, num_tasks, **start)
         return CRLPolicy(
             actor=actor,
-            encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, generator=weights),
+            encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, **start),
             adapter=HeadAdapter(
                 2 * observations + actions + 1,
                 config.adapter_hidden,
@@ -215,15 +218,15 @@ class CRL(PEARL):
 
     def trial_agent(self) -> "CRLAgent":
         """The trained agent as `metarl_envs.evaluation` drives it."""
-        return CRLAgent(self.policy)
+        return CRLAgent(self.policy, prior_episodes=self.config.prior_episodes)
 
 
 class CRLAgent(PEARLAgent):
     """CRL adapting to new tasks, Algorithm 2, all tasks of a trial side by side.
 
-    The first episode acts on z from the prior with the mean head, every later one on z from the
-    posterior and with the predicted head, given all transitions of the trial so far. Trunk,
-    encoder and adapter stay as they are.
+    The first episode acts on z from the prior with the mean head, every later one with the
+    predicted head and, in the preset's `prior_episodes` of 1, on z from the posterior, given all
+    transitions of the trial so far. Trunk, encoder and adapter stay as they are.
     """
 
     policy: CRLPolicy
@@ -231,7 +234,6 @@ class CRLAgent(PEARLAgent):
     def begin_trial(self, trial: "Trial") -> None:
         """Forgets earlier trials, draws z from the prior and takes the mean head."""
         super().begin_trial(trial)
-        self.prior_episodes = 1
         actor, adapter = self.policy.actor, self.policy.adapter
         with torch.no_grad():
             heads = actor.heads()

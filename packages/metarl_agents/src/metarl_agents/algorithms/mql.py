@@ -18,7 +18,7 @@ updates on new data, which come before the first batch, use the ESS of the old d
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,7 +36,6 @@ from metarl_agents.algorithms.td3_context import (
     TD3ContextConfig,
     TD3ContextPolicy,
 )
-from metarl_agents.config import ConfigError
 from metarl_agents.optimisers import adam
 from metarl_agents.propensity import Propensity, effective_sample_size
 from metarl_agents.proximal import Anchor
@@ -45,9 +44,6 @@ from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Transition, Trial
-
-ADAPTATIONS = ("full", "new", "none")
-PROXIMALS = ("ess", "constant")
 
 
 @dataclass(frozen=True)
@@ -95,12 +91,11 @@ class MQLConfig(TD3ContextConfig):
         *TD3ContextConfig.may_be_zero, "propensity_observations", "weight_clip", "weight_floor",
         "proximal_coefficient", "proximal_on_new",
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, allowed in (("adaptation", ADAPTATIONS), ("proximal", PROXIMALS)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **TD3ContextConfig.choices,
+        "adaptation": ("full", "new", "none"),
+        "proximal": ("ess", "constant"),
+    }
 
 
 @dataclass(frozen=True)

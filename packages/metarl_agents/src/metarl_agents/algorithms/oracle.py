@@ -102,7 +102,13 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
         observations, actions = observation_space.shape[0], action_space.shape[0]
         weights = torch_stream(seed, "weights")
         policy = OraclePolicy(
-            actor=TanhGaussianActor(observations, config.hidden, actions, generator=weights),
+            actor=TanhGaussianActor(
+                observations,
+                config.hidden,
+                actions,
+                generator=weights,
+                released=config.released_weights,
+            ),
             action_space=action_space,
             observation_space=observation_space,
             generator=torch_stream(seed, "acting", device),
@@ -115,6 +121,7 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
             gamma=config.gamma,
             reward_scale=config.reward_scale,
             generator=weights,
+            released=config.released_weights,
         )
         return cls(
             policy=policy.to(device),

@@ -48,6 +48,8 @@ class PEARLConfig(SoftValueConfig):
         kl_weight: weight of the KL term, which is summed over tasks and latent dimensions.
         context_next_observation: whether the encoder also sees the next observation, for families
             whose tasks differ in dynamics.
+        prior_episodes: how many episodes of a trial act on z from the prior, at most those before
+            the scored ones; 0 for all of these.
     """
 
     prior_steps: int = 400
@@ -58,13 +60,16 @@ class PEARLConfig(SoftValueConfig):
     encoder_hidden: tuple[int, ...] = (200, 200, 200)
     kl_weight: float = 0.1
     context_next_observation: bool = False
+    prior_episodes: int = 0
 
+    evaluation_keys: ClassVar[tuple[str, ...]] = ("prior_episodes",)
     may_be_zero: ClassVar[tuple[str, ...]] = (
         *SoftValueConfig.may_be_zero,
         "posterior_steps",
         "extra_posterior_steps",
         "kl_weight",
         "context_next_observation",
+        "prior_episodes",
     )
 
 
@@ -216,6 +221,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
             gamma=config.gamma,
             reward_scale=config.reward_scale,
             generator=weights,
+            released=config.released_weights,
         )
         return cls(
             policy=policy.to(device),
@@ -240,9 +246,10 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         observations, actions = observation_space.shape[0], action_space.shape[0]
         latent = config.latent_size
         transition = observations * (1 + config.context_next_observation) + actions + 1
+        start: dict[str, Any] = {"generator": weights, "released": config.released_weights}
         return PEARLPolicy(
-            actor=TanhGaussianActor(observations + latent, config.hidden, actions, generator=weights),
-            encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, generator=weights),
+            actor=TanhGaussianActor(observations + latent, config.hidden, actions, **start),
+            encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, **start),
             context_batch=config.context_batch,
             context_next_observation=config.context_next_observation,
             action_space=action_space,
@@ -341,26 +348,34 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
 
     def trial_agent(self) -> "PEARLAgent":
         """The trained agent as `metarl_envs.evaluation` drives it."""
-        return PEARLAgent(self.policy)
+        return PEARLAgent(self.policy, prior_episodes=self.config.prior_episodes)
 
 
 class PEARLAgent:
     """PEARL adapting to new tasks, Algorithm 2, all tasks of a trial side by side.
 
-    The first `adaptation_episodes` episodes act on z from the prior, drawn anew for each; every
-    later one on z from the posterior given all transitions of the trial so far.
+    The first episodes act on z from the prior, drawn anew for each; every later one on z from the
+    posterior given all transitions of the trial so far.
+
+    Args:
+        policy: actor and inference network.
+        prior_episodes: how many act on the prior, at most the trial's `adaptation_episodes`; 0 for
+            all of these.
     """
 
     observe_task = False
 
-    def __init__(self, policy: PEARLPolicy) -> None:
+    def __init__(self, policy: PEARLPolicy, *, prior_episodes: int) -> None:
         self.policy = policy
+        self.wanted_prior_episodes = prior_episodes
 
     def begin_trial(self, trial: "Trial") -> None:
         """Forgets earlier trials and draws z from the prior."""
         policy = self.policy
         self.deterministic = trial.deterministic
-        self.prior_episodes = trial.adaptation_episodes
+        self.prior_episodes = min(
+            self.wanted_prior_episodes or trial.adaptation_episodes, trial.adaptation_episodes
+        )
         policy.generator = torch_stream(trial.seed, "trial", policy.generator.device)
         shape = (trial.num_tasks, policy.encoder.latent)
         # The prior N(0, I) is not a factor: PEARL's posterior is the product of the transitions'

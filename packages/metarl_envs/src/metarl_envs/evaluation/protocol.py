@@ -127,6 +127,17 @@ PROTOCOLS: dict[str, Protocol] = {
             ),
         ),
         Protocol(
+            name="pearl_sparse",
+            adaptation_episodes=19,
+            scored_episodes=1,
+            deterministic=True,
+            source=(
+                "Rakelly et al. 2019, released code, sparse point: 400 steps of horizon 20, the first "
+                "five episodes with z from the prior (an agent's own matter: PEARL's "
+                "prior_episodes), the return of the twentieth is reported."
+            ),
+        ),
+        Protocol(
             name="mql",
             adaptation_episodes=1,
             scored_episodes=2,
