@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import torch
 from interleave import Check, Variant, interleave, report
+from onednn import ONEDNN, by_onednn, say_what_onednn_is
 from straightforward_pearl import StraightforwardPEARL
 
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
@@ -108,12 +109,15 @@ def update(preset: str) -> bool:
     rates = interleave(
         {
             "our update": Variant(lambda: algorithm.gradient_step(batch), 1),
+            ONEDNN: Variant(by_onednn(lambda: algorithm.gradient_step(batch)), 1),
             "straightforward update": Variant(lambda: straightforward.gradient_step(batch), 1),
         },
         seconds=1.0,
     )
     checks = [Check("ours / straightforward", rates.ratio("our update", "straightforward update"), 0.95)]
-    return report(f"PEARL update {preset}", "updates per second", rates, checks)
+    figures = {"oneDNN / default": rates.ratio(ONEDNN, "our update")}
+    say_what_onednn_is()
+    return report(f"PEARL update {preset}", "updates per second", rates, checks, figures)
 
 
 def main() -> int:

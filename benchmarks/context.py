@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from interleave import Check, Rates, Variant, interleave, report
+from onednn import ONEDNN, by_onednn, say_what_onednn_is
 from straightforward_td3_context import StraightforwardTD3Context
 
 from metarl_agents import train
@@ -79,13 +80,16 @@ def update() -> bool:
     rates = interleave(
         {
             "our update": Variant(lambda: twice(ours), 2),
+            ONEDNN: Variant(by_onednn(lambda: twice(ours)), 2),
             "straightforward update": Variant(lambda: twice(theirs), 2),
         },
         rounds=9,
         seconds=1.5,
     )
     checks = [Check("ours / straightforward", rates.ratio("our update", "straightforward update"), 1.4)]
-    return report("TD3-context update", "updates per second", rates, checks)
+    figures = {"oneDNN / default": rates.ratio(ONEDNN, "our update")}
+    say_what_onednn_is()
+    return report("TD3-context update", "updates per second", rates, checks, figures)
 
 
 def meta_training() -> bool:

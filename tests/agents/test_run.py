@@ -26,7 +26,7 @@ from metarl_agents.logging import JsonLines, TrainingLogger
 from metarl_agents.meta_algorithm import QuietOffPolicyTrainer
 from metarl_agents.metrics import GLOSSARY, TIMING_GLOSSARY
 from metarl_agents.registry import AGENTS, find_agent
-from metarl_agents.run_directory import RunError
+from metarl_agents.run_directory import RunError, recorded_products
 
 ENV = "MetaPoint-Goal-v0"
 TINY = [
@@ -166,7 +166,7 @@ def test_tianshous_trainer_drives_the_run(finished, tmp_path):
     )
     params = parts.trainer_params(logger, None)
     params.max_epochs = 3
-    trainer = parts.algorithm.create_trainer(params)
+    trainer = parts.trainer(params, recorded_products(finished))
     info = trainer.run(reset_collectors=False)
     assert info.update_step == 3
     assert info.train_step == STEPS - 7 * 180

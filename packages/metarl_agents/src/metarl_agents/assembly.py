@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tianshou.trainer import OffPolicyTrainerParams, OnPolicyTrainerParams
+from tianshou.trainer import OffPolicyTrainerParams, OnPolicyTrainerParams, Trainer
 
 import metarl_envs
 from metarl_agents.checkpoint import (
@@ -17,6 +17,7 @@ from metarl_agents.checkpoint import (
 )
 from metarl_agents.collector import MetaCollector
 from metarl_agents.config import ConfigError, OffPolicyConfig, OnPolicyConfig, RunConfig
+from metarl_agents.matrix_products import products_by
 from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
 from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm
 from metarl_agents.registry import find_agent
@@ -35,6 +36,24 @@ class Assembly:
     buffer: TaskReplayBuffer | None
     env: GymVectorEnvAdapter
     config: RunConfig
+
+    def trainer(self, params: OffPolicyTrainerParams | OnPolicyTrainerParams, products: str) -> Trainer:
+        """Tianshou's trainer of the algorithm, with matrix products by `products` where it learns.
+
+        Args:
+            params: what `trainer_params` returned.
+            products: "default" or "onednn"; see `metarl_agents.matrix_products`.
+        """
+        trainer = self.algorithm.create_trainer(params)
+        update_step = trainer._update_step
+
+        # The one place where every trainer learns and does nothing else.
+        def update_step_by_products(*arguments: Any) -> Any:
+            with products_by(products):
+                return update_step(*arguments)
+
+        trainer._update_step = update_step_by_products
+        return trainer
 
     def trainer_params(
         self, logger: Any, save_checkpoint: Any

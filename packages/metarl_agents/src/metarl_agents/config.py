@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
+#: What `RunConfig.matrix_products` may say.
+MATRIX_PRODUCTS = ("auto", "onednn", "default")
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says what is allowed."""
@@ -29,6 +32,10 @@ class RunConfig:
             checkpoint first; 0 for none.
         evaluation_protocols: names of the protocols of those evaluations.
         evaluation_split: the tasks they run on.
+        matrix_products: what computes float32 matrix products in gradient steps on a CPU:
+            "default" for PyTorch's choice, "onednn" for oneDNN, or "auto" for oneDNN where it is
+            another path than the default and proves to be as exact. What was taken is in the
+            run's versions.json.
     """
 
     total_env_steps: int = 1_000_000
@@ -39,6 +46,7 @@ class RunConfig:
     evaluate_every: int = 0
     evaluation_protocols: tuple[str, ...] = ("pearl",)
     evaluation_split: str = "test"
+    matrix_products: str = "auto"
 
     #: Fields that may be zero; every other number must be positive.
     may_be_zero: ClassVar[tuple[str, ...]] = ("evaluate_every",)
@@ -47,7 +55,7 @@ class RunConfig:
     #: Fields that are at most 1.
     fractions: ClassVar[tuple[str, ...]] = ("gamma",)
     #: Text fields, and what each may say.
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"matrix_products": MATRIX_PRODUCTS}
     #: Fields that an evaluation may change, because training does not depend on them.
     evaluation_keys: ClassVar[tuple[str, ...]] = ()
 

@@ -19,10 +19,18 @@ from metarl_agents.checkpoint import newest_checkpoint, read_checkpoint, write_c
 from metarl_agents.config import RunConfig, load_config, parse_overrides
 from metarl_agents.evaluating import load_agent
 from metarl_agents.logging import TrainingLogger
+from metarl_agents.matrix_products import choose_products, reason_against_onednn
 from metarl_agents.monitoring import Monitor, check_evaluations
 from metarl_agents.progress import RunProgress
 from metarl_agents.registry import find_agent
-from metarl_agents.run_directory import RunError, check_device, read_description, versions, write_json
+from metarl_agents.run_directory import (
+    RunError,
+    check_device,
+    read_description,
+    recorded_products,
+    versions,
+    write_json,
+)
 from metarl_agents.threads import torch_threads
 
 
@@ -95,6 +103,7 @@ def train(
     check_device(device)
     family = metarl_envs.family(env_id)
     check_evaluations(config, family)
+    products = choose_products(config.matrix_products, device)
     folder = Path(out) if out is not None else Path("runs") / agent / env_id / f"{preset}-{seed}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
@@ -113,17 +122,19 @@ def train(
         "config": config.to_dict(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "versions.json", versions(family))
+    write_json(folder / "versions.json", versions(family) | {"matrix_products": products})
     # Last, because its presence is what makes a directory a run.
     write_json(folder / "config.json", description)
-    return _run(folder, description, config, progress)
+    return _run(folder, description, config, progress, products)
 
 
 def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     """Continues an interrupted run from its newest checkpoint, or from the start without one.
 
     On CPU, with the versions the run was started with, it ends with the same weights and the same
-    `metrics.jsonl` as if it had never been interrupted.
+    `metrics.jsonl` as if it had never been interrupted. What computes matrix products stays what
+    the run was started with, whatever this machine would choose; where that is not to be had, the
+    run says so and goes on with PyTorch's default.
 
     Raises:
         RunError: when the directory is not a run.
@@ -131,7 +142,14 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     """
     folder = Path(run_dir)
     description, config = read_description(folder)
-    return _run(folder, description, config, progress)
+    products, note = recorded_products(folder), None
+    if products == "onednn" and (reason := reason_against_onednn()) is not None:
+        products = "default"
+        note = (
+            f"the run was started with matrix products by oneDNN, and {reason}; it goes on with PyTorch's "
+            "default, so its numbers differ from an uninterrupted run's by rounding"
+        )
+    return _run(folder, description, config, progress, products, note)
 
 
 class _Signals:
@@ -164,7 +182,14 @@ def _signals() -> Iterator[_Signals]:
             signal.signal(number, handler)
 
 
-def _run(folder: Path, description: dict[str, Any], config: RunConfig, progress: bool) -> RunResult:
+def _run(
+    folder: Path,
+    description: dict[str, Any],
+    config: RunConfig,
+    progress: bool,
+    products: str,
+    note: str | None = None,
+) -> RunResult:
     threads = description["threads"]
     with _signals() as signals, torch_threads(threads):
         started = time.perf_counter()
@@ -177,7 +202,7 @@ def _run(folder: Path, description: dict[str, Any], config: RunConfig, progress:
             threads=threads,
         )
         try:
-            return _train(folder, description, parts, signals, progress, started)
+            return _train(folder, description, parts, signals, progress, started, products, note)
         finally:
             parts.env.close()
 
@@ -189,6 +214,8 @@ def _train(
     signals: _Signals,
     progress: bool,
     started: float,
+    products: str,
+    note: str | None,
 ) -> RunResult:
     config, checkpoints = parts.config, folder / "checkpoints"
     position, lines = (0, 0, 0), (0, 0)
@@ -209,6 +236,8 @@ def _train(
         updates_per_iteration=parts.updates_per_iteration,
         shown=progress,
     )
+    if note is not None:
+        shown.message(note)
     logger = TrainingLogger(
         folder,
         position=position,
@@ -257,7 +286,7 @@ def _train(
             save()
         elif monitor.due(logger.iteration, finished()):
             monitor.evaluate(logger.iteration, logger.env_steps)
-        trainer = parts.algorithm.create_trainer(parts.trainer_params(logger, save_checkpoint))
+        trainer = parts.trainer(parts.trainer_params(logger, save_checkpoint), products)
         trainer.reset(reset_collectors=False)
         while not finished() and not signals.stop:
             trainer.execute_epoch()

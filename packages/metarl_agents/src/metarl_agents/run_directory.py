@@ -39,6 +39,22 @@ def read_description(folder: Path) -> tuple[dict[str, Any], RunConfig]:
         raise RunError(f"{folder} is not the directory of a run: {error}") from error
 
 
+def recorded_products(folder: Path) -> str:
+    """What computes the run's matrix products; see `metarl_agents.matrix_products`.
+
+    Raises:
+        RunError: when the run's `versions.json` is missing or does not say it.
+    """
+    try:
+        name = json.loads((folder / "versions.json").read_text(encoding="utf-8"))["matrix_products"]
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{folder / 'versions.json'} does not say what computes the run's matrix products "
+            f"(matrix_products, 'default' or 'onednn'): {error!r}"
+        ) from error
+    return str(name)
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes values as readable JSON."""
     with atomic_path(path) as temporary:
