@@ -118,6 +118,6 @@ def test_an_unknown_protocol_is_refused_before_training(tmp_path):
         train("mql", ENV, out=tmp_path / "x", overrides=[*TINY_MQL, "evaluate_every=1",
               "evaluation_protocols=mq1"], steps=2000, progress=False)  # fmt: skip
     assert not (tmp_path / "x").exists()
-    with pytest.raises(ConfigError, match="evaluation_split must be one of train, test, not 'ood'"):
+    with pytest.raises(ConfigError, match=r"evaluation_split: .*'train', 'validation', 'test', not 'ood'"):
         train("mql", ENV, out=tmp_path / "x", overrides=[*TINY_MQL, "evaluate_every=1",
               "evaluation_split=ood"], steps=2000, progress=False)  # fmt: skip

@@ -119,7 +119,7 @@ def test_a_run_directory_is_self_contained(finished):
     assert config["overrides"]["total_env_steps"] == str(STEPS)
     assert config["config"]["hidden"] == [16]
     versions = json.loads((finished / "versions.json").read_text())
-    assert set(versions["tables"]) == {"train", "test"}
+    assert set(versions["tables"]) == {"train", "validation", "test"}
     assert versions["packages"]["torch"] == torch.__version__.partition("+")[0] or versions
     assert any(p.name.startswith("events") for p in (finished / "tensorboard").iterdir())
 

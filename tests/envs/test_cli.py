@@ -24,6 +24,9 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 IDS = metarl_envs.registered_ids()
 each_id = pytest.mark.parametrize("family_id", IDS)
+each_split = pytest.mark.parametrize(
+    ("family_id", "split"), [(i, split) for i in IDS for split in metarl_envs.family(i).splits]
+)
 
 
 @pytest.fixture
@@ -143,8 +146,7 @@ def test_verify_names_a_family_that_does_not_exist(run):
     assert out.splitlines()[1] == f"{IDS[-1]}: ok"
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-@each_id
+@each_split
 def test_export_json(run, family_id, split, tmp_path):
     status, out, err = run("tasks", "export", family_id, "--split", split, "--format", "json")
     assert (status, err) == (0, "")
@@ -161,8 +163,7 @@ def test_export_json(run, family_id, split, tmp_path):
     assert (tmp_path / "t.json").read_text() == out
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-@each_id
+@each_split
 def test_export_csv(run, family_id, split, tmp_path):
     path = tmp_path / "t.csv"
     assert run("tasks", "export", family_id, "--split", split, "--format", "csv", "--out", path)[0] == 0
@@ -172,6 +173,12 @@ def test_export_csv(run, family_id, split, tmp_path):
     assert head == ["index", *family.parameter_names]
     assert [int(row[0]) for row in rows] == [t.index for t in family.tasks(split)]
     assert [tuple(map(float, row[1:])) for row in rows] == [t.parameters for t in family.tasks(split)]
+
+
+def test_families_of_members_have_no_validation_tasks_to_export(run):
+    status, out, err = run("tasks", "export", "MetaAnt-Dir-v0", "--split", "validation")
+    assert (status, out) == (2, "")
+    assert "MetaAnt-Dir-v0 has no validation tasks" in err
 
 
 def test_export_defaults_to_the_test_split_in_json(run):
@@ -185,7 +192,8 @@ def test_freeze_a_new_version(run, spec_folder):
     specs.registered_ids.cache_clear()
     assert run("tasks", "verify", "MetaAnt-Goal-v1")[0] == 1
     specs._family.cache_clear()
-    assert run("tasks", "freeze", "MetaAnt-Goal-v1") == (0, "MetaAnt-Goal-v1: frozen\n", "")
+    frozen = "MetaAnt-Goal-v1: frozen train, validation, test\n"
+    assert run("tasks", "freeze", "MetaAnt-Goal-v1") == (0, frozen, "")
     assert run("tasks", "verify") == (0, "".join(f"{i}: ok\n" for i in specs.registered_ids()), "")
     old, new = (metarl_envs.family(f"MetaAnt-Goal-v{i}") for i in (0, 1))
     assert not {t.parameters for t in old.tasks()} & {t.parameters for t in new.tasks()}

@@ -99,14 +99,16 @@ def fake_family():
     tasks = tuple(
         metarl_envs.Task("Fake-v0", "test", index, parameters) for index, parameters in enumerate(FAKE_TASKS)
     )
-    return SimpleNamespace(
+    family = SimpleNamespace(
         id="Fake-v0",
         horizon=HORIZON,
         splits={"test": None},
-        tasks=lambda split: tasks,
+        train_equals_test=False,
+        tasks=lambda split: (metarl_envs.Family.split(family, split), tasks)[1],
         model_checksum=lambda: "abc",
         environments=[],
     )
+    return family
 
 
 class Recorder:
@@ -146,7 +148,7 @@ def fake_report(agent=None, **protocol):
         ),
         st.integers(0, 5),
         st.integers(1, 30),
-        split=st.sampled_from(["train", "test", "ood"]),
+        split=st.sampled_from(["train", "validation", "test", "ood"]),
         scored_episodes=st.integers(1, 50),
         deterministic=st.booleans(),
         seeds=st.lists(st.integers(0, 2**40), min_size=1, unique=True).map(tuple),
@@ -346,7 +348,7 @@ def test_bad_actions_name_the_agent_and_close_the_environment(actions, message):
 @pytest.mark.parametrize(
     ("protocol", "arguments", "message"),
     [
-        ({"split": "ood"}, {}, "Fake-v0 has no split 'ood'; it has test"),
+        ({"split": "ood"}, {}, "Fake-v0 has the splits 'test', not 'ood'"),
         ({"num_tasks": 4}, {}, "num_tasks must be at most 3"),
         ({}, {"tasks": []}, "env_arguments must not hold tasks"),
         ({}, {"bonus": np.float32(1)}, "plain JSON values"),

@@ -125,7 +125,8 @@ def test_layout(family_id):
     assert env.single_action_space.shape == (action,)
     assert env._core.body.dt == pytest.approx(period)
     assert env.family.horizon == 200
-    assert {name: split.count for name, split in env.family.splits.items()} == COUNTS[family_id]
+    validation = {} if env.family.train_equals_test else {"validation": 10}
+    assert {name: split.count for name, split in env.family.splits.items()} == COUNTS[family_id] | validation
 
 
 @pytest.mark.parametrize(("family_id", "split"), RANGES)

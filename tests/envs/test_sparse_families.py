@@ -39,7 +39,8 @@ def test_layout(family_id):
     assert env._core.body.dt == pytest.approx(period)
     assert env._core.body.model.opt.timestep == pytest.approx(substep)
     assert env.family.horizon == horizon
-    assert {name: split.count for name, split in env.family.splits.items()} == {"train": train, "test": test}
+    counts = {name: split.count for name, split in env.family.splits.items()}
+    assert counts == {"train": train, "validation": 10, "test": test}
 
 
 def test_quadrupeds_start_anywhere_on_the_floor():

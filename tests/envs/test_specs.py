@@ -94,6 +94,7 @@ def test_every_shipped_specification_parses(family_id):
     family = specs.parse(family_id, CONTENTS[family_id])
     assert family.id == family_id
     assert set(family.splits) >= {"train", "test"}
+    assert ("validation" in family.splits) != family.train_equals_test
     assert family.horizon == CONTENTS[family_id]["horizon"]
     for split in family.splits.values():
         assert len(family.tasks(split.name)) == split.count
@@ -280,6 +281,17 @@ def test_a_box_must_have_its_low_below_its_high():
         ("table", {"rule": "random_state_uniform"}, "seed"),
         ("table", {"rule": "philox", "seed": 3}, "seed"),
         ("table", {"rule": "members"}, "members"),
+        (
+            "table",
+            {"rule": "random_state_uniform", "seed": 1, "splits": ["train", "validation"]},
+            "table.splits",
+        ),
+        ("splits", {"train": {"count": 8}, "test": {"count": 2}}, r"splits\.validation is missing"),
+        (
+            "splits",
+            {"train": {"count": 8}, "validation": {"count": 2, "distribution": {}}, "test": {"count": 2}},
+            r"splits\.validation\.distribution is not a known key",
+        ),
     ],
 )
 def test_keys_that_contradict_each_other(key, value, words):
@@ -287,6 +299,13 @@ def test_keys_that_contradict_each_other(key, value, words):
     content[key] = value
     with pytest.raises(SpecError, match=words):
         specs.parse("MetaPoint-Goal-v0", content)
+
+
+def test_a_family_of_members_declares_no_validation_tasks():
+    content = copy.deepcopy(CONTENTS["MetaAnt-Dir-v0"])
+    content["splits"]["validation"] = {"count": 2}
+    with pytest.raises(SpecError, match=r"splits\.validation must be left out.*members"):
+        specs.parse("MetaAnt-Dir-v0", content)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import metarl_envs
 from metarl_envs import SpecError, Task, distributions, specs, tables
 from metarl_envs.distributions import Annulus, Arc, Choice, Disc, Pair, Power, Ring, Uniform
+from metarl_envs.evaluation import Protocol, ZeroAgent, evaluate
+from metarl_envs.families import Split
 
 IDS = metarl_envs.registered_ids()
 DISCRETE = [i for i in IDS if metarl_envs.family(i).train_equals_test]
@@ -228,6 +230,66 @@ def test_directions_are_two_and_declared():
     assert [t.parameters for t in tasks] == [(-1.0,), (1.0,)]
 
 
+@each_continuous
+def test_validation_is_of_the_training_distribution_and_apart_from_every_split(family_id):
+    """Apart by more than the rounding between two ways to compute a task, whatever rule made the others."""
+    family = metarl_envs.family(family_id)
+    assert family.splits["validation"] == Split("validation", 10, family.splits["train"].distribution)
+    assert list(family.splits) == [s for s in specs.SPLITS if s in family.splits]
+    rows = {name: np.array([task.parameters for task in family.tasks(name)]) for name in family.splits}
+    assert family.distribution.contains(rows["validation"]).all()
+    for name, others in rows.items():
+        if name != "validation":
+            assert np.abs(rows["validation"][:, None] - others[None]).max(axis=2).min() > 1e-6
+    assert family.subset("iwpa") == family.tasks("validation")[:3]
+    assert tables.overlaps(family, rows) == []
+    again = {**rows, "validation": np.concatenate([rows["validation"], rows["test"][:2] + 1e-12])}
+    assert "validation and test share 2 tasks" in tables.overlaps(family, again)
+
+
+@each_continuous
+def test_validation_is_drawn_by_philox_whatever_the_table_rule(family_id):
+    """More of them begin with the same ones, and no other split depends on them."""
+    family = metarl_envs.family(family_id)
+    assert "validation" not in family.table_splits or family.table_rule == "philox"
+    drawn = np.stack(
+        [
+            family.splits["validation"].distribution.from_uniforms(
+                tables._philox_uniforms(f"{family_id}/validation", i, family.distribution.uniforms)[None]
+            )[0]
+            for i in range(12)
+        ]
+    )
+    np.testing.assert_allclose(drawn[:10], tables.load(family)["validation"], rtol=0.0, atol=1e-12)
+    larger = dict(family.splits) | {
+        "validation": dataclasses.replace(family.splits["validation"], count=12),
+    }
+    more = tables.derive(dataclasses.replace(family, splits=larger))
+    np.testing.assert_allclose(more["validation"], drawn, rtol=0.0, atol=1e-12)
+    del larger["validation"]
+    without = tables.derive(dataclasses.replace(family, splits=larger))
+    for name, rows in without.items():
+        np.testing.assert_array_equal(rows, more[name])
+
+
+@pytest.mark.parametrize("family_id", DISCRETE)
+def test_a_family_of_members_says_that_it_has_no_validation_tasks(family_id):
+    family = metarl_envs.family(family_id)
+    assert "validation" not in family.splits
+    message = rf"{family_id} has no validation tasks: it has only its members.*'train', 'test'"
+    for use in (
+        lambda: family.tasks("validation"),
+        lambda: family.task("validation", 0),
+        lambda: family.sample_tasks(1, np.random.default_rng(0), "validation"),
+        lambda: metarl_envs.MetaEnv(family_id, split="validation"),
+        lambda: metarl_envs.MetaVectorEnv(family_id, 2, split="validation"),
+        lambda: evaluate(ZeroAgent(), family, Protocol(split="validation")),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert "only its members, so there are no validation tasks" in family.page()
+
+
 def _with_counts(family, factor):
     larger = {n: dataclasses.replace(s, count=s.count * factor) for n, s in family.splits.items()}
     return dataclasses.replace(family, splits=larger)
@@ -246,7 +308,7 @@ def test_a_task_does_not_depend_on_how_many_there_are(family_id):
 
 
 def _philox_tables(count):
-    """Tables of two families with two splits each, all over the unit square."""
+    """Tables of three families with three splits each, all over the unit square."""
     content = specs.read_toml(tables.spec_directory() / "MetaPoint-Goal-v0.toml")
     content["table"] = {"rule": "philox"}
     for split in content["splits"].values():
@@ -255,11 +317,11 @@ def _philox_tables(count):
 
 
 def test_families_versions_splits_and_indices_draw_different_numbers():
-    rows = np.concatenate([t[s] for t in _philox_tables(50) for s in ("train", "test")])
-    assert len(np.unique(rows)) == rows.size == 3 * 2 * 50 * 2
+    rows = np.concatenate([t[s] for t in _philox_tables(50) for s in ("train", "validation", "test")])
+    assert len(np.unique(rows)) == rows.size == 3 * 3 * 50 * 2
     # And they are not shifted copies of one stream: their correlations are those of chance.
-    columns = rows.reshape(6, -1)
-    assert np.abs(np.corrcoef(columns) - np.eye(6)).max() < 0.4
+    columns = rows.reshape(9, -1)
+    assert np.abs(np.corrcoef(columns) - np.eye(9)).max() < 0.4
 
 
 def test_philox_tables_are_uniform():
@@ -319,7 +381,7 @@ DAMAGE = {
     "empty": lambda p: p.write_text(""),
     "a list": lambda p: p.write_text("[]"),
     "a number": lambda p: p.write_text("3"),
-    "no test split": lambda p: _rewrite(p, lambda c: {"train": c["train"]}),
+    "no test split": lambda p: _rewrite(p, lambda c: {k: c[k] for k in c if k != "test"}),
     "another split": lambda p: _rewrite(p, lambda c: {**c, "ood": c["test"]}),
     "a row less": lambda p: _rewrite(p, lambda c: {**c, "train": c["train"][:-1]}),
     "a number less": lambda p: _rewrite(p, lambda c: {**c, "test": [r[:-1] for r in c["test"]]}),
@@ -345,6 +407,42 @@ def test_a_table_without_a_recorded_checksum_is_refused(spec_folder, family_id):
         metarl_envs.family(family_id).tasks("train")
 
 
+@pytest.fixture
+def frozen_digits(family_id, monkeypatch):
+    """Derives tables with the frozen digits: of powers the last one differs between machines."""
+    rows = tables.load(metarl_envs.family(family_id))
+    monkeypatch.setattr(tables, "derive", lambda family: dict(rows))
+
+
+@each_continuous
+def test_a_split_is_added_to_a_frozen_family(spec_folder, family_id, frozen_digits):
+    path = spec_folder / "tables" / f"{family_id}.json"
+    frozen, recorded = path.read_bytes(), (spec_folder / "checksums.json").read_bytes()
+    _rewrite(path, lambda c: c.pop("validation") and None)
+    _rewrite(spec_folder / "checksums.json", lambda c: c["tables"][family_id].pop("validation") and None)
+    tables.checksums.cache_clear()
+    with pytest.raises(SpecError, match="holds the splits"):
+        metarl_envs.family(family_id).tasks("train")
+    assert tables.freeze(metarl_envs.family(family_id)) == ("validation",)
+    assert path.read_bytes() == frozen
+    assert (spec_folder / "checksums.json").read_bytes() == recorded
+    # What is frozen is taken as it is or refused, never written anew.
+    _rewrite(path, lambda c: _nudge(c) or (c.pop("validation") and None))
+    with pytest.raises(SpecError, match="checksum"):
+        tables.freeze(metarl_envs.family(family_id))
+
+
+def test_a_split_that_shares_tasks_is_not_frozen(spec_folder, monkeypatch):
+    path = spec_folder / "tables" / "MetaPoint-Goal-v0.json"
+    _rewrite(path, lambda c: c.pop("validation") and None)
+    family = metarl_envs.family("MetaPoint-Goal-v0")
+    derived = tables.derive(family)
+    monkeypatch.setattr(tables, "derive", lambda f: {**derived, "validation": derived["train"][:10]})
+    with pytest.raises(SpecError, match="train and validation share 10 tasks"):
+        tables.freeze(family)
+    assert "validation" not in json.loads(path.read_text())
+
+
 def test_frozen_tables_are_not_frozen_again(spec_folder):
     family = metarl_envs.family(IDS[0])
     before = {p: p.read_bytes() for p in spec_folder.rglob("*.json")}
@@ -354,7 +452,7 @@ def test_frozen_tables_are_not_frozen_again(spec_folder):
 
 
 @each_id
-def test_freezing_reproduces_the_shipped_files(spec_folder, family_id):
+def test_freezing_reproduces_the_shipped_files(spec_folder, family_id, frozen_digits):
     """The files in the repository are what `freeze` writes, to the byte."""
     path = spec_folder / "tables" / f"{family_id}.json"
     frozen, recorded = path.read_bytes(), (spec_folder / "checksums.json").read_bytes()
@@ -371,9 +469,10 @@ def test_freezing_reproduces_the_shipped_files(spec_folder, family_id):
 
 @each_id
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 30), split=st.sampled_from(["train", "test"]))
-def test_sampled_tasks(family_id, seed, n, split):
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 30), data=st.data())
+def test_sampled_tasks(family_id, seed, n, data):
     family = metarl_envs.family(family_id)
+    split = data.draw(st.sampled_from(tuple(family.splits)))
     drawn = family.sample_tasks(n, np.random.default_rng(seed), split)
     assert len(drawn) == n
     assert drawn == family.sample_tasks(n, np.random.default_rng(seed), split)
@@ -409,7 +508,7 @@ def test_an_ood_split_has_its_own_distribution_and_table():
     content["splits"]["ood"] = {"count": 7, "distribution": {"kind": "disc", "radius": 9.0}}
     family = specs.parse("MetaAnt-Goal-v0", content)
     derived = tables.derive(family)
-    assert list(derived) == ["train", "test", "ood"]
+    assert list(derived) == ["train", "validation", "test", "ood"]
     assert derived["ood"].shape == (7, 2)
     np.testing.assert_array_equal(derived["test"], tables.load(metarl_envs.family(family.id))["test"])
     far = family.sample_tasks(50, np.random.default_rng(0), "ood")

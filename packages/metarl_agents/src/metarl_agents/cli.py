@@ -112,7 +112,9 @@ def resume(
 @app.command()
 def evaluate(
     run_dir: RunDirectory,
-    split: Annotated[str, typer.Option(help="Tasks to evaluate on: train, test or ood.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Tasks to evaluate on: train, validation, test or ood.")
+    ] = "test",
     protocol: Annotated[
         str,
         typer.Option(

@@ -31,7 +31,7 @@ class RunConfig:
         evaluate_every: iterations between evaluations while training, each of which saves a
             checkpoint first; 0 for none.
         evaluation_protocols: names of the protocols of those evaluations.
-        evaluation_split: the tasks they run on.
+        evaluation_split: the tasks they run on; "validation" while a preset is being chosen.
         matrix_products: what computes float32 matrix products in gradient steps on a CPU:
             "default" for PyTorch's choice, "onednn" for oneDNN, or "auto" for oneDNN where it is
             another path than the default and proves to be as exact. What was taken is in the

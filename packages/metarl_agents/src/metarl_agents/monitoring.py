@@ -105,10 +105,11 @@ def check_evaluations(config: RunConfig, family: metarl_envs.Family) -> None:
     """
     for name in config.evaluation_protocols:
         find_protocol(name)
-    if config.evaluate_every and config.evaluation_split not in family.splits:
-        raise ConfigError(
-            f"evaluation_split must be one of {', '.join(family.splits)}, not {config.evaluation_split!r}"
-        )
+    if config.evaluate_every:
+        try:
+            family.split(config.evaluation_split)
+        except ValueError as error:
+            raise ConfigError(f"evaluation_split: {error}") from None
 
 
 def find_protocol(protocol: str | evaluation.Protocol) -> evaluation.Protocol:

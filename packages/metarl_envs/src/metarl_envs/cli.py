@@ -157,13 +157,7 @@ def problems(f: Family) -> list[str]:
             found.append(f"the {name} table is not what the specification derives")
         if not f.splits[name].distribution.contains(rows).all():
             found.append(f"the {name} table has tasks outside its distribution")
-    train = {task.parameters for task in f.tasks("train")}
-    for name in f.splits:
-        if name != "train" and not (name == "test" and f.train_equals_test):
-            shared = train & {task.parameters for task in f.tasks(name)}
-            if shared:
-                found.append(f"train and {name} share {len(shared)} tasks")
-    return found + _model_problems(f)
+    return found + tables.overlaps(f, tables.load(f)) + _model_problems(f)
 
 
 def _model_problems(f: Family) -> list[str]:
@@ -195,7 +189,7 @@ def verify(
 @tasks_app.command()
 def export(
     family_id: FamilyId,
-    split: Annotated[str, typer.Option(help="train, test or ood.")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation, test or ood.")] = "test",
     format: Annotated[Format, typer.Option(help="json or csv.")] = Format.JSON,
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
 ) -> None:
@@ -225,7 +219,7 @@ def plot(
     family_id: FamilyId,
     out: Annotated[Path | None, typer.Option(help="The PNG to write (default: ID-tasks.png).")] = None,
 ) -> None:
-    """Draw where the train, test and ood tasks lie."""
+    """Draw where the tasks of every split lie."""
     from metarl_envs.task_plot import plot_tasks
 
     path = Path(f"{family_id}-tasks.png") if out is None else out
@@ -237,15 +231,15 @@ def plot(
 
 @tasks_app.command()
 def freeze(family_id: FamilyId) -> None:
-    """Freeze a new family: write its tables and record its checksums."""
+    """Freeze a new family, or a new split of one: write its tables and record its checksums."""
     from metarl_envs.page import build_core
 
     f = family(family_id)
-    tables.freeze(f)
+    new = tables.freeze(f)
     checksum = build_core(f).model_checksum()
-    if checksum is not None:
+    if checksum is not None and models.recorded_checksum(f) is None:
         tables.record_checksums("models", f.id, {models.mujoco_minor_version(): checksum})
-    print(f"{f.id}: frozen")
+    print(f"{f.id}: frozen {', '.join(new)}")
 
 
 def main() -> None:

@@ -26,6 +26,15 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Subset:
+    """The first `count` tasks of a split under a name of their own."""
+
+    split: str
+    count: int
+    doc: str
+
+
+@dataclass(frozen=True)
 class Argument:
     """A keyword argument of a family's own: whose option it is, and the values it may take."""
 
@@ -52,8 +61,8 @@ class Family:
         fixed_starts: the splits whose tasks start every episode alike.
         parameter_names: the task parameters' names, P of them.
         parameter_units: their units.
-        distribution: what train and test are drawn from.
-        splits: name -> `Split`, in the order train, test, ood.
+        distribution: what train, validation and test are drawn from.
+        splits: name -> `Split`, in the order train, validation, test, ood.
         arguments: name -> the family's own keyword `Argument`.
         body_options: keyword options of the body.
         objective_options: keyword options of the objective.
@@ -61,7 +70,7 @@ class Family:
         table_seed: that rule's seed, where it takes one.
         table_splits: the splits that rule derives, in its order; the others are drawn by `philox`.
         table_options: that rule's further numbers.
-        subsets: name -> (split, count): the first `count` tasks of a split under a name of their own.
+        subsets: name -> `Subset` of a split.
         provenance: rows of the provenance table (`variant`, `same`, `differs`).
         history: rows of the version history (`version`, `change`).
     """
@@ -87,7 +96,7 @@ class Family:
     table_seed: int | None
     table_splits: tuple[str, ...]
     table_options: Mapping[str, float]
-    subsets: Mapping[str, tuple[str, int]]
+    subsets: Mapping[str, Subset]
     provenance: tuple[Mapping[str, str], ...]
     history: tuple[Mapping[str, str], ...]
 
@@ -116,6 +125,11 @@ class Family:
             ValueError: the family has no such split.
         """
         if name not in self.splits:
+            if name == "validation" and self.train_equals_test:
+                raise ValueError(
+                    f"{self.id} has no validation tasks: it has only its members, which train and test"
+                    f" share (its splits are {listed(self.splits)})"
+                )
             raise ValueError(
                 f"{self.id} has the splits {listed(self.splits)}, not {name!r}"
                 + suggestion(str(name), self.splits)
@@ -141,8 +155,8 @@ class Family:
             raise ValueError(
                 f"{self.id} has no subset {name!r} (there are: {listed(self.subsets) or 'none'})"
             )
-        split, count = self.subsets[name]
-        return self.tasks(split)[:count]
+        subset = self.subsets[name]
+        return self.tasks(subset.split)[: subset.count]
 
     def task(self, split: str, index: int) -> Task:
         """Returns one frozen task.

@@ -59,6 +59,17 @@ def _further_terms(family: Family, known: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _about_splits(family: Family) -> str:
+    """Returns what stands below the table of splits: subsets, or why there is no split validation."""
+    if family.train_equals_test:
+        return "\n\nThe family has only its members, so there are no validation tasks."
+    rows = [
+        f"- Subset `{name}`: the first {subset.count} {subset.split} tasks, {subset.doc}."
+        for name, subset in family.subsets.items()
+    ]
+    return "\n\n" + "\n".join(rows) if rows else ""
+
+
 def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
     """Returns a family's documentation page in Markdown.
 
@@ -114,7 +125,8 @@ def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
         "## Tasks\n\n"
         + markdown_table(("parameter", "low", "high", "unit"), [tuple(p) for p in parameters])
         + "\n\n"
-        + markdown_table(("split", "tasks", "distribution", "kept as"), splits),
+        + markdown_table(("split", "tasks", "distribution", "kept as"), splits)
+        + _about_splits(family),
         f"## Start\n\n{body.start_text}",
         f"## End\n\n{body.end_text}",
         "## Info\n\n" + markdown_table(("key", "meaning"), [(f"`{k}`", v) for k, v in info]),

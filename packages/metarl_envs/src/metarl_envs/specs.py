@@ -10,11 +10,12 @@ from typing import Any
 
 from metarl_envs import distributions, schema, tables
 from metarl_envs.bodies import BODIES
-from metarl_envs.families import Argument, Family, Split
+from metarl_envs.distributions import Distribution
+from metarl_envs.families import Argument, Family, Split, Subset
 from metarl_envs.objectives import OBJECTIVES
 from metarl_envs.schema import SpecError, listed, suggestion
 
-SPLITS = ("train", "test", "ood")
+SPLITS = ("train", "validation", "test", "ood")
 """The split names there are, in the order of every table."""
 
 HORIZON = schema.integer(1)
@@ -55,6 +56,7 @@ _TABLE_OPTIONS = {
     "random_state_spaced_rings": {"half_width": schema.number(), "spacing": schema.number()},
 }
 _SPLIT_KEYS = {"count": schema.integer(1), "distribution": schema.table(required=False)}
+_VALIDATION_KEYS = {"count": schema.integer(1)}  # presets are chosen for the distribution they train on
 _ARGUMENT_KEYS = {
     "of": schema.one_of(("body", "objective", "both")),
     "default": schema.anything(),
@@ -84,7 +86,7 @@ def _named_splits(file: str, key: str, names: Iterable[str], splits: Mapping[str
     return tuple(names)
 
 
-def _subsets(file: str, table: Mapping[str, Any], splits: Mapping[str, Split]) -> dict[str, tuple[str, int]]:
+def _subsets(file: str, table: Mapping[str, Any], splits: Mapping[str, Split]) -> dict[str, Subset]:
     schema.check(file, "subsets", table, dict.fromkeys(table, schema.table()))
     subsets = {}
     for name, row in table.items():
@@ -96,8 +98,37 @@ def _subsets(file: str, table: Mapping[str, Any], splits: Mapping[str, Split]) -
             raise SpecError(
                 f"{file}: subsets.{name}.count must be at most {splits[split].count}, the size of {split}"
             )
-        subsets[name] = (split, row["count"])
+        subsets[name] = Subset(split, row["count"], row["doc"])
     return subsets
+
+
+def _splits(
+    file: str, content: Mapping[str, Any], base: Distribution, size: int, discrete: bool
+) -> dict[str, Split]:
+    table = content["splits"]
+    optional = {"ood"} | ({"validation"} if discrete else set())
+    schema.check(file, "splits", table, {s: schema.table(required=s not in optional) for s in SPLITS})
+    if discrete and "validation" in table:
+        raise SpecError(f"{file}: splits.validation must be left out of a family that has only its members")
+    splits: dict[str, Split] = {}
+    for split in (s for s in SPLITS if s in table):
+        row = table[split]
+        schema.check(file, f"splits.{split}", row, _VALIDATION_KEYS if split == "validation" else _SPLIT_KEYS)
+        distribution = splits["train"].distribution if split == "validation" else base
+        if "distribution" in row:
+            where = f"splits.{split}.distribution"
+            distribution = distributions.parse(file, where, row["distribution"], size)
+        splits[split] = Split(split, row["count"], distribution)
+    return splits
+
+
+def _table_splits(file: str, content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the splits that the table's rule derives: never validation, which came after the others."""
+    own = [name for name in content["splits"] if name != "validation"]
+    names = content["table"].get("splits", own)
+    if "validation" in names:
+        raise SpecError(f"{file}: table.splits must not name validation, which is always drawn by 'philox'")
+    return _named_splits(file, "table.splits", names, content["splits"])
 
 
 def parse(name: str, content: Mapping[str, Any]) -> Family:
@@ -127,21 +158,10 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
     table_options = content["table"].get("options", {})
     schema.check(file, "table.options", table_options, _TABLE_OPTIONS.get(rule, {}))
     base = distributions.parse(file, "distribution", content["distribution"], size)
-    schema.check(file, "splits", content["splits"], {s: schema.table(required=s != "ood") for s in SPLITS})
-    table_splits = tuple(content["table"].get("splits", content["splits"]))
-    _named_splits(file, "table.splits", table_splits, content["splits"])
-    splits = {}
-    for split in (s for s in SPLITS if s in content["splits"]):
-        row = content["splits"][split]
-        schema.check(file, f"splits.{split}", row, _SPLIT_KEYS)
-        own = row.get("distribution")
-        distribution = (
-            base if own is None else distributions.parse(file, f"splits.{split}.distribution", own, size)
-        )
-        splits[split] = Split(split, row["count"], distribution)
     same = content.get("train_equals_test", False)
     if same != (rule == "members"):
         raise SpecError(f"{file}: train_equals_test must be true exactly when table.rule is 'members'")
+    splits = _splits(file, content, base, size, same)
     for key, keys in (("provenance", _PROVENANCE_KEYS), ("history", _HISTORY_KEYS)):
         for i, row in enumerate(content[key]):
             schema.check(file, f"{key}[{i}]", row, keys)
@@ -165,7 +185,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
         objective_options=content.get("objective_options", {}),
         table_rule=rule,
         table_seed=seed,
-        table_splits=table_splits,
+        table_splits=_table_splits(file, content),
         table_options=table_options,
         subsets=_subsets(file, content.get("subsets", {}), splits),
         provenance=tuple(content["provenance"]),

@@ -7,6 +7,7 @@ it against `checksums.json`; a test and `metarl-envs tasks verify` hold the two 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -162,49 +163,90 @@ def load(family: Family) -> dict[str, Array]:
         SpecError: the file is missing or malformed, has other splits or counts than the specification,
             or does not have the recorded checksum.
     """
-    path = spec_directory() / "tables" / f"{family.id}.json"
-    try:
-        content = json.loads(path.read_text())
-        tables = {name: np.array(rows, dtype=np.float64) for name, rows in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SpecError(f"{path.name}: the frozen table cannot be read: {error}") from error
+    path = _path(family)
+    tables = _read(path)
     if list(tables) != list(family.splits):
         raise SpecError(f"{path.name}: holds the splits {list(tables)}, not {list(family.splits)}")
-    recorded = checksums()["tables"].get(family.id, {})
     for name, rows in tables.items():
-        expected_shape = (family.splits[name].count, len(family.parameter_names))
-        if rows.shape != expected_shape:
-            raise SpecError(f"{path.name}: {name} has shape {rows.shape}, not {expected_shape}")
-        if checksum(family.id, name, rows) != recorded.get(name):
-            raise SpecError(
-                f"{path.name}: the {name} table does not have its recorded checksum, so it is not the"
-                " frozen one; restore tasks_spec/ from the release (`metarl-envs tasks verify` checks)"
-            )
+        _check(family, name, rows)
     return tables
 
 
-def freeze(family: Family) -> None:
-    """Writes a new family's tables and their checksums into the specification folder.
+def _path(family: Family) -> Path:
+    return spec_directory() / "tables" / f"{family.id}.json"
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        content = json.loads(path.read_text())
+        return {name: np.array(rows, dtype=np.float64) for name, rows in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SpecError(f"{path.name}: the frozen table cannot be read: {error}") from error
+
+
+def _check(family: Family, name: str, rows: Array) -> None:
+    expected_shape = (family.splits[name].count, len(family.parameter_names))
+    if rows.shape != expected_shape:
+        raise SpecError(f"{_path(family).name}: {name} has shape {rows.shape}, not {expected_shape}")
+    if checksum(family.id, name, rows) != checksums()["tables"].get(family.id, {}).get(name):
+        raise SpecError(
+            f"{_path(family).name}: the {name} table does not have its recorded checksum, so it is not the"
+            " frozen one; restore tasks_spec/ from the release (`metarl-envs tasks verify` checks)"
+        )
+
+
+def overlaps(family: Family, tables: Mapping[str, Array]) -> list[str]:
+    """Returns which splits share tasks that they should not; empty where all are disjoint.
+
+    Tasks count as the same up to the rounding between two ways to compute them, as on an arc.
+    """
+    found = []
+    for first, second in itertools.combinations(tables, 2):
+        if family.train_equals_test and (first, second) == ("train", "test"):
+            continue
+        apart = np.abs(tables[first][:, None] - tables[second][None]).max(axis=2)
+        shared = int((apart <= 1e-9).any(axis=0).sum())
+        if shared:
+            found.append(f"{first} and {second} share {shared} tasks")
+    return found
+
+
+def freeze(family: Family) -> tuple[str, ...]:
+    """Writes tables and their checksums into the specification folder: a new family's, or a new split's.
+
+    Returns:
+        The splits that were frozen now.
 
     Raises:
-        SpecError: the family is frozen already. Frozen tables never change: another table is another
-            version of the family.
+        SpecError: every split is frozen already, or the new ones share tasks with others. Frozen tables
+            never change: another table is another version of the family.
     """
-    directory = spec_directory()
-    path = directory / "tables" / f"{family.id}.json"
-    if path.exists():
+    path = _path(family)
+    frozen = _read(path) if path.exists() else {}
+    new = tuple(name for name in family.splits if name not in frozen)
+    if not new:
         raise SpecError(f"{family.id} is frozen already; a changed table needs a new version (-v1)")
-    tables = derive(family)
+    for name, rows in frozen.items():
+        if name not in family.splits:
+            raise SpecError(f"{path.name}: holds the split {name!r}, which {family.id} does not have")
+        _check(family, name, rows)
+    tables = {name: frozen.get(name, rows) for name, rows in derive(family).items()}
+    if shared := overlaps(family, tables):
+        raise SpecError(f"{family.id}: {'; '.join(shared)}")
     with atomic_path(path) as file:
         file.write_text(readable_json({k: rows.tolist() for k, rows in tables.items()}) + "\n")
-    record_checksums("tables", family.id, {name: checksum(family.id, name, r) for name, r in tables.items()})
+    record_checksums(
+        "tables", family.id, {name: checksum(family.id, name, rows) for name, rows in tables.items()}
+    )
+    return new
 
 
 def record_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> None:
     """Adds checksums of a family to `checksums.json`, under `tables` or `models`."""
     path = spec_directory() / "checksums.json"
     content = json.loads(path.read_text())
-    content[kind].setdefault(family_id, {}).update(values)
+    others = {k: v for k, v in content[kind].get(family_id, {}).items() if k not in values}
+    content[kind][family_id] = others | dict(values)  # a family's splits stay in their order
     content[kind] = dict(sorted(content[kind].items()))
     with atomic_path(path) as file:
         file.write_text(readable_json(content) + "\n")

@@ -1,4 +1,4 @@
-"""A family's task space as a PNG: where its train, test and ood tasks lie. Needs `metarl-envs[plot]`."""
+"""A family's task space as a PNG: where the tasks of its splits lie. Needs `metarl-envs[plot]`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 # Okabe and Ito's colours, with shapes and sizes that stay apart where tasks of two splits coincide.
 _STYLES: dict[str, dict[str, Any]] = {
     "train": {"color": "#0072B2", "marker": "o", "s": 46, "alpha": 0.55, "linewidths": 0},
+    "validation": {"color": "#CC79A7", "marker": "s", "s": 30, "alpha": 0.95, "linewidths": 0},
     "test": {"color": "#D55E00", "marker": "D", "s": 16, "alpha": 0.9, "linewidths": 0},
     "ood": {"color": "#009E73", "marker": "^", "s": 26, "alpha": 0.8, "linewidths": 0},
 }
@@ -69,7 +70,15 @@ def plot_tasks(family: Family, path: str | os.PathLike[str]) -> None:
     panels[0].set_title(family.id, loc="left", color=_INK, fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=_INK
+        handles,
+        labels,
+        loc="outside lower left",
+        ncols=4,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        frameon=False,
+        fontsize=9,
+        labelcolor=_INK,
     )
     with atomic_path(path) as temporary:
         # Without the writer's version in it, the file changes only with the picture.

@@ -22,7 +22,7 @@ class Task:
 
     Attributes:
         family: the family's id, e.g. `MetaAnt-Goal-v0`.
-        split: `train`, `test` or `ood`.
+        split: `train`, `validation`, `test` or `ood`.
         index: the row in the split's frozen table, or -1 for a task drawn beyond it.
         parameters: the family's task parameters, in the order of `Family.parameter_names`.
     """
