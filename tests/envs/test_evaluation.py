@@ -176,6 +176,7 @@ def test_presets_carry_the_papers_numbers():
         "promp": (20, 20, 20, False),
         "rl2": (1, 1, 1, False),
         "tesp": (100, 25, 25, False),
+        "promp_2": (40, 20, 20, False),
         "meta_sgd": (75, 25, 25, False),
         "iwpa": (37, 3, 1, False),
         "slbo": (80, 20, 20, False),

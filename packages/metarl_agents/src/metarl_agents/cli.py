@@ -118,7 +118,8 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="pearl, pearl_sparse, mql, mql_1200, mql_800, maml, promp, rl2, tesp, meta_sgd, iwpa, slbo."
+            help="pearl, pearl_sparse, mql, mql_1200, mql_800, maml, promp, promp_2, rl2, tesp, meta_sgd, "
+            "iwpa, slbo."
         ),
     ] = "pearl",
     seeds: Annotated[
