@@ -20,30 +20,40 @@ from metarl_agents.meta_trust_region import MetaObjective, TrustRegionConfig
 from metarl_agents.registry import find_agent
 from metarl_agents.seeding import torch_stream
 from metarl_agents.threads import torch_threads
-from metarl_agents.trust_region import TrustRegion, conjugate_gradient, curvature_product
+from metarl_agents.trust_region import Product, TrustRegion, conjugate_gradient, curvature_product
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.25, 0.5)
 DRAWS, ITERATIONS = 5, 10
 
 
-def quality(objective: MetaObjective, fraction: float, generator: torch.Generator) -> tuple[float, float]:
-    """Returns cosine and share of the gain of a direction from part of the steps."""
-    region = TrustRegion()
-    parameters = list(objective.policy.model.parameters())
-    _, slope = objective.gradient(parameters)
+class Direction:
+    """The direction from all steps, and what others are worth beside it."""
 
-    def direction(kl: MetaObjective) -> Tensor:
-        product = curvature_product(kl.divergence, parameters, region.damping)
-        return conjugate_gradient(product, slope, region.iterations)
+    def __init__(self, objective: MetaObjective) -> None:
+        self.objective = objective
+        self.region = TrustRegion()
+        self.parameters = list(objective.policy.model.parameters())
+        _, self.slope = objective.gradient(self.parameters)
+        self.curvature = self.product(objective)
+        self.best = self.solve(self.curvature)
 
-    full = curvature_product(objective.divergence, parameters, region.damping)
+    def product(self, objective: MetaObjective) -> Product:
+        """Returns products with the curvature of an objective."""
+        return curvature_product(objective.divergence, self.parameters, self.region.damping)
 
-    def gain(step: Tensor) -> Tensor:
-        return (slope @ step) / (step @ full(step)).sqrt()
+    def solve(self, product: Product) -> Tensor:
+        """Returns the direction for a curvature."""
+        return conjugate_gradient(product, self.slope, self.region.iterations)
 
-    best = direction(objective)
-    ours = direction(objective.curvature_sample(fraction, generator))
-    return float(torch.cosine_similarity(best, ours, 0)), float(gain(ours) / gain(best))
+    def gain(self, step: Tensor) -> Tensor:
+        """Returns the gain within the region that a direction promises, up to a factor."""
+        return (self.slope @ step) / (step @ self.curvature(step)).sqrt()
+
+    def quality(self, fraction: float, generator: torch.Generator) -> tuple[float, float]:
+        """Returns cosine and share of the gain of a direction from part of the steps."""
+        ours = self.solve(self.product(self.objective.curvature_sample(fraction, generator)))
+        cosine = torch.cosine_similarity(self.best, ours, 0)
+        return float(cosine), float(self.gain(ours) / self.gain(self.best))
 
 
 def main(agent: str, env_id: str, preset: str, *overrides: str) -> None:
@@ -59,11 +69,14 @@ def main(agent: str, env_id: str, preset: str, *overrides: str) -> None:
         parts.collector.collect(n_step=1)
         if iteration in (0, ITERATIONS):
             *inner, outer = parts.algorithm.policy.samples
-            objective = MetaObjective(parts.algorithm.policy, inner, outer, second_order=bool(inner))
+            direction = Direction(
+                MetaObjective(parts.algorithm.policy, inner, outer, second_order=bool(inner))
+            )
             for fraction in FRACTIONS:
-                draws = torch.tensor([quality(objective, fraction, generator) for _ in range(DRAWS)])
+                draws = torch.tensor([direction.quality(fraction, generator) for _ in range(DRAWS)])
                 cosine, gain = draws.mean(0).tolist()
-                print(f"  iteration {iteration:2d}, {fraction:4.0%} of the steps: {cosine:.3f} {gain:.3f}")
+                row = f"  iteration {iteration:2d}, {fraction:4.0%} of the steps: {cosine:.3f} {gain:.3f}"
+                print(row, flush=True)
         for _ in parts.algorithm.outer_steps():
             pass
     parts.env.close()
