@@ -2,6 +2,7 @@
 
     python baselines.py                every id and split, into results/baselines/
     python baselines.py ID [ID ...]    only these
+    python baselines.py --missing ...  keep the recorded splits of a family whose model and versions are the same
 
 Five seeds, every task of a split, at least a hundred episodes per seed. Returns are also given without the
 alive bonus, where a family has one: standing still for a whole episode of MetaHumanoid-Dir2D earns 1000 for
@@ -18,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from metarl_envs import family, registered_ids
-from metarl_envs.evaluation import Protocol, Report, iqm, reference_reports
+from metarl_envs import MetaVectorEnv, family, registered_ids
+from metarl_envs.evaluation import Protocol, Provenance, Report, iqm, reference_reports
 from metarl_envs.evaluation.statistics import stratified_bootstrap_interval
 from metarl_envs.files import atomic_path, readable_json
 
@@ -48,10 +49,44 @@ def summary(report: Report) -> dict[str, Any]:
     return result
 
 
-def baselines(family_id: str) -> dict[str, Any]:
-    """Returns the figures of a family's splits."""
+def origin(family_id: str) -> dict[str, Any]:
+    """Returns what the figures of a family depend on, as it stands in their file."""
+    env = MetaVectorEnv(family_id, 1)
+    provenance = Provenance.collect(
+        env.family, "train", env_arguments={}, observe_task=False, env=env, maker=MetaVectorEnv
+    )
+    env.close()
+    return {
+        "family": family_id,
+        "seeds": list(SEEDS),
+        "versions": dict(provenance.versions),
+        "model_checksum": provenance.model_checksum,
+    }
+
+
+def kept(family_id: str, now: dict[str, Any]) -> dict[str, Any]:
+    """Returns the recorded figures by split, where they would come out the same; Python has no part in it."""
+    path = OUT / f"{family_id}.json"
+    recorded = json.loads(path.read_text()) if path.exists() else {"versions": {}, "splits": {}}
+    splits: dict[str, Any] = recorded.pop("splits")
+    recorded["versions"]["python"] = now["versions"]["python"]
+    return splits if recorded == now else {}
+
+
+def baselines(family_id: str, missing: bool = False) -> dict[str, Any]:
+    """Returns the figures of a family's splits.
+
+    Args:
+        family_id: the family.
+        missing: compute only what is not recorded.
+    """
+    now = origin(family_id)
+    recorded = kept(family_id, now) if missing else {}
     splits = {}
     for split, tasks in family(family_id).splits.items():
+        if split in recorded:
+            splits[split] = recorded[split]
+            continue
         protocol = Protocol(
             split=split,
             adaptation_episodes=0,
@@ -61,21 +96,15 @@ def baselines(family_id: str) -> dict[str, Any]:
         )
         reports = reference_reports(family_id, protocol)
         splits[split] = {name: summary(report) for name, report in reports.items()}
-    provenance = next(iter(reports.values())).provenance
-    return {
-        "family": family_id,
-        "seeds": list(SEEDS),
-        "versions": dict(provenance.versions),
-        "model_checksum": provenance.model_checksum,
-        "splits": splits,
-    }
+    return {**now, "splits": splits}
 
 
 def main() -> None:
     """Writes one file per family."""
-    for family_id in sys.argv[1:] or registered_ids():
+    missing, ids = "--missing" in sys.argv, [word for word in sys.argv[1:] if word != "--missing"]
+    for family_id in ids or registered_ids():
         with atomic_path(OUT / f"{family_id}.json") as path:
-            path.write_text(readable_json(baselines(family_id)) + "\n")
+            path.write_text(readable_json(baselines(family_id, missing)) + "\n")
         figures = json.loads((OUT / f"{family_id}.json").read_text())["splits"]["test"]
         print(family_id, {name: row["mean"] for name, row in figures.items()}, flush=True)
 

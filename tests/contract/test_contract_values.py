@@ -234,6 +234,29 @@ def test_the_recorded_checksum_is_the_models(family_id):
 
 
 @each_mujoco_id
+def test_every_model_of_a_family_has_a_checksum_of_its_own(family_id):
+    family = metarl_envs.family(family_id)
+    found = {}
+    for arguments in models.variants(family):
+        checksum = metarl_envs.MetaEnv(family_id, **arguments).model_checksum()
+        assert models.recorded_checksum(family, arguments) == checksum
+        found[models.record_key(family, arguments)] = checksum
+    assert len(set(found.values())) == len(found)
+    recorded = metarl_envs.tables.checksums()["models"][family_id]
+    versions = {key.split()[0] for key in recorded}
+    assert set(recorded) == {f"{v}{key.removeprefix(version())}" for v in versions for key in found}
+    # An argument that the model does not depend on has no model of its own.
+    for argument in family.arguments.values():
+        if not argument.changes_model:
+            for choice in argument.choices:
+                assert models.recorded_checksum(family, {argument.name: choice}) == found[version()]
+
+
+def version():
+    return models.mujoco_minor_version()
+
+
+@each_mujoco_id
 def test_checksum_sees_physics_and_not_looks(family_id):
     model = metarl_envs.MetaEnv(family_id)._core.body.model
     frozen = models.model_checksum(model)
@@ -259,7 +282,7 @@ def test_checksum_sees_physics_and_not_looks(family_id):
 @each_mujoco_id
 def test_a_changed_model_warns_exactly_once(family_id, monkeypatch):
     monkeypatch.setattr(models, "_checked", set())
-    monkeypatch.setattr(models, "recorded_checksum", lambda family: "0" * 64)
+    monkeypatch.setattr(models, "recorded_checksum", lambda family, arguments: "0" * 64)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         metarl_envs.MetaEnv(family_id)

@@ -139,6 +139,15 @@ def test_verify_finds_another_model(run, spec_folder):
     assert "model" in out
 
 
+@pytest.mark.filterwarnings("ignore:the compiled model")
+def test_verify_finds_another_model_of_an_argument(run, spec_folder):
+    key = f"{models.mujoco_minor_version()} inertia=legacy"
+    tables.record_checksums("models", "MetaAnt-Goal-v0", {key: "0" * 64})
+    status, out, _ = run("tasks", "verify", "MetaAnt-Goal-v0")
+    assert status == 1
+    assert f"the compiled model is not the one recorded for MuJoCo {key}" in out
+
+
 def test_verify_names_a_family_that_does_not_exist(run):
     status, out, _ = run("tasks", "verify", "MetaAnt-Gaol-v0", IDS[-1])
     assert status == 1
@@ -199,7 +208,8 @@ def test_freeze_a_new_version(run, spec_folder):
     assert not {t.parameters for t in old.tasks()} & {t.parameters for t in new.tasks()}
     recorded = tables.checksums()["models"]
     version = models.mujoco_minor_version()
-    assert recorded["MetaAnt-Goal-v1"] == {version: recorded["MetaAnt-Goal-v0"][version]}
+    keys = (version, f"{version} inertia=legacy")
+    assert recorded["MetaAnt-Goal-v1"] == {key: recorded["MetaAnt-Goal-v0"][key] for key in keys}
     status, _, err = run("tasks", "freeze", "MetaAnt-Goal-v1")
     assert status == 2
     assert "new version" in err

@@ -391,8 +391,9 @@ def test_transition_model_equals_the_environment(family_id, data):
     split = data.draw(st.sampled_from(tuple(f.splits)))
     seed = data.draw(st.integers(0, 2**20))
     observe_task = data.draw(st.booleans())
-    env = MetaVectorEnv(f, 6, split=split, observe_task=observe_task, autoreset_mode="Disabled")
-    model = TransitionModel(f)
+    arguments = {name: data.draw(st.sampled_from(a.choices)) for name, a in f.arguments.items()}
+    env = MetaVectorEnv(f, 6, split=split, observe_task=observe_task, autoreset_mode="Disabled", **arguments)
+    model = TransitionModel(f, **arguments)
     tasks = np.stack([task.vector for task in env.tasks])
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)

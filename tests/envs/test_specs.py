@@ -301,6 +301,13 @@ def test_keys_that_contradict_each_other(key, value, words):
         specs.parse("MetaPoint-Goal-v0", content)
 
 
+def test_an_objectives_argument_changes_no_model():
+    content = copy.deepcopy(CONTENTS["MetaPoint-SparseGoal-v0"])
+    content["arguments"]["reward"]["changes_model"] = True
+    with pytest.raises(SpecError, match=r"arguments\.reward\.changes_model must be left out"):
+        specs.parse("MetaPoint-SparseGoal-v0", content)
+
+
 def test_a_family_of_members_declares_no_validation_tasks():
     content = copy.deepcopy(CONTENTS["MetaAnt-Dir-v0"])
     content["splits"]["validation"] = {"count": 2}

@@ -163,10 +163,14 @@ def problems(f: Family) -> list[str]:
 def _model_problems(f: Family) -> list[str]:
     from metarl_envs.page import build_core
 
-    checksum = build_core(f).model_checksum()
-    if checksum is not None and models.recorded_checksum(f) not in (None, checksum):
-        return [f"the compiled model is not the one recorded for MuJoCo {models.mujoco_minor_version()}"]
-    return []
+    found = []
+    for arguments in models.variants(f):
+        checksum = build_core(f, **arguments).model_checksum()
+        if checksum is not None and models.recorded_checksum(f, arguments) not in (None, checksum):
+            found.append(
+                f"the compiled model is not the one recorded for MuJoCo {models.record_key(f, arguments)}"
+            )
+    return found
 
 
 @tasks_app.command()
@@ -236,9 +240,10 @@ def freeze(family_id: FamilyId) -> None:
 
     f = family(family_id)
     new = tables.freeze(f)
-    checksum = build_core(f).model_checksum()
-    if checksum is not None and models.recorded_checksum(f) is None:
-        tables.record_checksums("models", f.id, {models.mujoco_minor_version(): checksum})
+    for arguments in models.variants(f):
+        checksum = build_core(f, **arguments).model_checksum()
+        if checksum is not None and models.recorded_checksum(f, arguments) is None:
+            tables.record_checksums("models", f.id, {models.record_key(f, arguments): checksum})
     print(f"{f.id}: frozen {', '.join(new)}")
 
 

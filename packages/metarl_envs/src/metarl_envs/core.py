@@ -126,7 +126,8 @@ class Core:
             "body": dict(family.body_options),
             "objective": dict(family.objective_options),
         }
-        for name, value in family.resolve_arguments(arguments, own_arguments).items():
+        resolved = family.resolve_arguments(arguments, own_arguments)
+        for name, value in resolved.items():
             of = family.arguments[name].of
             for owner in ("body", "objective") if of == "both" else (of,):
                 options[owner][name] = value
@@ -138,7 +139,7 @@ class Core:
         if self.body.model is not None:
             from metarl_envs.models import check_model  # the point families need no MuJoCo
 
-            check_model(family, self.body.model)
+            check_model(family, self.body.model, resolved)
         if not self.body.reports_contact_forces:
             # The specification gives the term's weight; whether there is one is the body's to say.
             for name in ("contact_cost", "contact_limit"):

@@ -44,9 +44,10 @@ if hasattr(os, "register_at_fork"):
 class Engine(ABC):
     """N simulations of one model, with live views of their states.
 
-    After a step, derived fields (`xpos`, ...) describe the state before its last substep, exactly as
-    after `mj_step` in a plain loop, unless the engine is asked for fresh ones. The states are the same
-    either way, bit for bit.
+    After a step, derived fields (`xpos`, ...) are those of the integrator's last evaluation, exactly as
+    after `mj_step` in a plain loop, unless the engine is asked for fresh ones: under Euler's of the state
+    before the last substep, under Runge-Kutta's of its last stage, near the new state. The states are the
+    same either way, bit for bit.
 
     Attributes:
         model: the compiled model, shared by all simulations. Islands are switched off in one of a single

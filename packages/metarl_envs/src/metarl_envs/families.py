@@ -36,13 +36,17 @@ class Subset:
 
 @dataclass(frozen=True)
 class Argument:
-    """A keyword argument of a family's own: whose option it is, and the values it may take."""
+    """A keyword argument of a family's own: whose option it is, and the values it may take.
+
+    `changes_model` says whether the compiled model depends on it, and so has a checksum per value.
+    """
 
     name: str
     of: str
     default: Any
     choices: tuple[Any, ...]
     doc: str
+    changes_model: bool = False
 
 
 @dataclass(frozen=True, eq=False)

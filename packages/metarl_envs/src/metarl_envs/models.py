@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ _OPTIONS = (
     "solver", "timestep", "tolerance", "viscosity", "wind",
 )  # fmt: skip
 
-_checked: set[str] = set()
+_checked: set[tuple[str, str]] = set()
 
 
 def mujoco_minor_version() -> str:
@@ -61,21 +63,49 @@ def _add(digest: hashlib._Hash, name: str, value: np.ndarray) -> None:
     digest.update(numbers.tobytes())
 
 
-def recorded_checksum(family: Family) -> str | None:
-    """Returns the recorded checksum for the installed MuJoCo, or None where none was recorded."""
-    found = tables.checksums()["models"].get(family.id, {}).get(mujoco_minor_version())
+def variants(family: Family) -> list[dict[str, Any]]:
+    """Returns the arguments of every model a family has: none for its own, then each other choice alone."""
+    others = [
+        {argument.name: choice}
+        for argument in family.arguments.values()
+        if argument.changes_model
+        for choice in argument.choices
+        if choice != argument.default
+    ]
+    return [{}, *others]
+
+
+def record_key(family: Family, arguments: Mapping[str, Any]) -> str:
+    """Returns the key in `checksums.json` of a model of the installed MuJoCo, e.g. `3.17 inertia=legacy`."""
+    changes = (
+        f"{name}={arguments[name]}"
+        for name, argument in sorted(family.arguments.items())
+        if argument.changes_model and arguments.get(name, argument.default) != argument.default
+    )
+    return " ".join((mujoco_minor_version(), *changes))
+
+
+def recorded_checksum(family: Family, arguments: Mapping[str, Any] = MappingProxyType({})) -> str | None:
+    """Returns the recorded checksum for the installed MuJoCo, or None where none was recorded.
+
+    Args:
+        family: the family.
+        arguments: its own arguments that the model was built with; the others have their defaults.
+    """
+    found = tables.checksums()["models"].get(family.id, {}).get(record_key(family, arguments))
     return None if found is None else str(found)
 
 
-def check_model(family: Family, model: mujoco.MjModel) -> None:
-    """Warns, once per family and process, if its model is not the frozen one.
+def check_model(family: Family, model: mujoco.MjModel, arguments: Mapping[str, Any]) -> None:
+    """Warns, once per process and model of a family, if the model is not the frozen one.
 
     For a MuJoCo version that has no recorded checksum there is nothing to compare.
     """
-    if family.id in _checked:
+    checked = (family.id, record_key(family, arguments))
+    if checked in _checked:
         return
-    _checked.add(family.id)
-    recorded = recorded_checksum(family)
+    _checked.add(checked)
+    recorded = recorded_checksum(family, arguments)
     if recorded is not None and recorded != model_checksum(model):
         warnings.warn(
             f"the compiled model of {family.id} is not the frozen one for MuJoCo"

@@ -62,6 +62,7 @@ _ARGUMENT_KEYS = {
     "default": schema.anything(),
     "choices": schema.Key(lambda v: isinstance(v, list) and len(v) > 1, "a list of choices"),
     "doc": schema.text(),
+    "changes_model": schema.flag(required=False),
 }
 _PROVENANCE_KEYS = {"variant": schema.text(), "same": schema.text(), "differs": schema.text()}
 _SUBSET_KEYS = {"split": schema.text(), "count": schema.integer(1), "doc": schema.text()}
@@ -75,7 +76,18 @@ def _arguments(file: str, table: Mapping[str, Any]) -> dict[str, Argument]:
         schema.check(file, f"arguments.{name}", row, _ARGUMENT_KEYS)
         if row["default"] not in row["choices"]:
             raise SpecError(f"{file}: arguments.{name}.default must be one of its choices")
-        arguments[name] = Argument(name, row["of"], row["default"], tuple(row["choices"]), row["doc"])
+        if row.get("changes_model", False) and row["of"] == "objective":
+            raise SpecError(
+                f"{file}: arguments.{name}.changes_model must be left out of an objective's argument"
+            )
+        arguments[name] = Argument(
+            name,
+            row["of"],
+            row["default"],
+            tuple(row["choices"]),
+            row["doc"],
+            row.get("changes_model", False),
+        )
     return arguments
 
 

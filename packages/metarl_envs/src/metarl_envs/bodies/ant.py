@@ -67,6 +67,7 @@ class Ant(InPlane, MujocoBody):
         contact_terms: bool = False,
         observe_position: bool = True,
         healthy_height: Sequence[float] | None = None,
+        inertia: str = "current",
     ) -> None:
         """Builds the simulations.
 
@@ -77,8 +78,13 @@ class Ant(InPlane, MujocoBody):
             contact_terms: observe the contact forces (84 more numbers) and report them to the objective.
             observe_position: whether the observation has the torso's x and y.
             healthy_height: bounds of the torso's height between which an episode goes on.
+            inertia: masses and inertias of the capsules by today's engine (`current`), or by those before
+                MuJoCo 2.1.2 (`legacy`).
         """
-        model = compile_with_mass(_gymnasium_ant())
+        spec = _gymnasium_ant()
+        if inertia == "legacy":
+            use_legacy_capsule_inertia(spec)
+        model = compile_with_mass(spec)
         super().__init__(model, num, num_threads, frame_skip, contact_forces=contact_terms)
         self.reports_contact_forces = contact_terms
         self._forces = np.zeros((num, model.nbody * 6))

@@ -7,15 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Row
-from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec
+from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, use_legacy_capsule_inertia
 from metarl_envs.bodies.mujoco_body import MujocoBody, OnLine
 from metarl_envs.bodies.short import ShortBody
 
 _TOTAL_MASS = 14.0  # kg; the asset asks for it by a compiler attribute that MuJoCo 4 deprecates
 
 
-def _spec() -> mujoco.MjSpec:
-    return gymnasium_spec("half_cheetah.xml")
+def _spec(inertia: str) -> mujoco.MjSpec:
+    spec = gymnasium_spec("half_cheetah.xml")
+    if inertia == "legacy":
+        use_legacy_capsule_inertia(spec)
+    return spec
 
 
 _ACTIONS = (
@@ -40,7 +43,14 @@ class HalfCheetah(OnLine, MujocoBody):
         "x_velocity": "its finite difference over the step, m/s",
     }
 
-    def __init__(self, num: int, num_threads: int, frame_skip: int = 5, observation: str = "compact") -> None:
+    def __init__(
+        self,
+        num: int,
+        num_threads: int,
+        frame_skip: int = 5,
+        observation: str = "compact",
+        inertia: str = "current",
+    ) -> None:
         """Builds the simulations.
 
         Args:
@@ -48,8 +58,10 @@ class HalfCheetah(OnLine, MujocoBody):
             num_threads: threads to step on.
             frame_skip: substeps of 0.01 s per step.
             observation: `compact` (17 numbers) or `legacy` (20, with the torso's world position).
+            inertia: masses and inertias of the capsules by today's engine (`current`), or by those before
+                MuJoCo 2.1.2 (`legacy`).
         """
-        super().__init__(compile_with_mass(_spec(), _TOTAL_MASS), num, num_threads, frame_skip)
+        super().__init__(compile_with_mass(_spec(inertia), _TOTAL_MASS), num, num_threads, frame_skip)
         self._legacy = observation == "legacy"
         if self._legacy:
             self._torso = self.model.body("torso").id
@@ -84,21 +96,22 @@ class HalfCheetah(OnLine, MujocoBody):
 
 
 class HalfCheetahShort(ShortBody):
-    """N half-cheetahs of the rllab lineage: the same physics, a step of one substep."""
+    """N half-cheetahs of the rllab lineage: a step of one substep."""
 
     actions = _ACTIONS
     start_text = "The model's default pose; every position plus 0.01 · N(0, 1), every velocity 0.1 · N(0, 1)."
     end_text = _NEVER_ENDS
 
-    def __init__(self, num: int, num_threads: int, frame_skip: int = 1) -> None:
+    def __init__(self, num: int, num_threads: int, frame_skip: int = 1, inertia: str = "legacy") -> None:
         """Builds the simulations.
 
         Args:
             num: how many.
             num_threads: threads to step on.
             frame_skip: substeps of 0.01 s per step.
+            inertia: as of `HalfCheetah`; these tasks were defined on the older engines.
         """
-        super().__init__(_spec(), num, num_threads, frame_skip, total_mass=_TOTAL_MASS)
+        super().__init__(_spec(inertia), num, num_threads, frame_skip, total_mass=_TOTAL_MASS)
 
     @property
     def state_rows(self) -> tuple[Row, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Mask, Row, if_any, outside
-from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, own_spec
+from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, halve_margins, own_spec
 from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
 from metarl_envs.bodies.short import ShortBody
 
@@ -24,7 +24,8 @@ _MOTORS = (
 class Humanoid(InPlane, MujocoBody):
     """N humanoids. The tracked point is the centre of mass of the whole body.
 
-    As in the original, that point is read from MuJoCo as it lags by a substep (0.003 s) behind the state.
+    As in the original, that point is what MuJoCo holds after a step: of the last stage of the Runge-Kutta
+    integrator, some 4e-6 m from that of the new state.
     """
 
     actions = tuple(Row(1, f"torque at the {motor}, × 0.4 × gear", "N·m") for motor in _MOTORS)
@@ -56,7 +57,9 @@ class Humanoid(InPlane, MujocoBody):
             observation: `compact` (45 numbers) or `legacy` (348 with the contact terms, 270 without).
             contact_terms: observe the contact forces, in the legacy layout, and report them to the objective.
         """
-        model = compile_with_mass(gymnasium_spec("humanoid.xml"))
+        spec = gymnasium_spec("humanoid.xml")
+        halve_margins(spec)
+        model = compile_with_mass(spec)
         super().__init__(model, num, num_threads, frame_skip, contact_forces=contact_terms)
         self.engine.derived("subtree_com")
         self._torso = model.body("torso").id

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
 
 
 def gymnasium_spec(asset: str) -> mujoco.MjSpec:
@@ -32,32 +37,69 @@ def halve_margins(spec: mujoco.MjSpec) -> None:
 
 
 def use_legacy_capsule_inertia(spec: mujoco.MjSpec) -> None:
-    """Gives every body that is one capsule the mass and inertia of engines before MuJoCo 2.1.2.
+    """Gives every body that is made of capsules the mass and inertia of engines before MuJoCo 2.1.2.
 
     With radius r and segment length L they took a cylinder of height h = L + r: mass ρπr²h, inertia
-    m(3r² + h²)/12 across and mr²/2 along. The tasks on these bodies were defined on such engines.
+    m(3r² + h²)/12 across and mr²/2 along. The tasks on these bodies were defined on such engines. Where a
+    total mass is set, those engines scaled these masses and inertias to it, as `compile_with_mass` does.
     """
     for body in spec.bodies:
-        if len(body.geoms) != 1 or body.geoms[0].type != mujoco.mjtGeom.mjGEOM_CAPSULE:
+        if not body.geoms or any(g.type != mujoco.mjtGeom.mjGEOM_CAPSULE for g in body.geoms):
             continue
-        geom = body.geoms[0]
-        # The assets give capsules by their end points.
-        first, last = geom.fromto[:3], geom.fromto[3:]
-        if not np.isfinite(first[0]):
-            raise ValueError(f"the capsule {geom.name} has no end points")
-        radius, height = geom.size[0], float(np.linalg.norm(last - first)) + geom.size[0]
-        mass = geom.density * math.pi * radius**2 * height
-        across = mass * (3 * radius**2 + height**2) / 12
+        parts = [_legacy_capsule(spec, geom) for geom in body.geoms]
         body.explicitinertial = True
-        body.mass = mass
-        body.ipos = (first + last) / 2
-        body.iquat = _turn_z_to((last - first) / np.linalg.norm(last - first))
-        body.inertia = [across, across, mass * radius**2 / 2]
+        body.mass = sum(part.mass for part in parts)
+        body.ipos = np.sum([part.mass * part.centre for part in parts], axis=0) / body.mass
+        if len(parts) == 1:
+            body.iquat = _turn_z_to(parts[0].axis)
+            body.inertia = [parts[0].across, parts[0].across, parts[0].along]
+        else:
+            total = np.sum([part.inertia_about(body.ipos) for part in parts], axis=0)
+            body.fullinertia = [total[k] for k in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
     # "auto" takes what is written and derives the rest from the geoms.
     spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_AUTO
 
 
-def _turn_z_to(direction: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class _Capsule:
+    """Mass in kg, centre in m and direction in the body's frame, and principal inertias in kg·m²."""
+
+    mass: float
+    centre: Vector
+    axis: Vector
+    across: float
+    along: float
+
+    def inertia_about(self, point: Vector) -> Vector:
+        """Returns the inertia tensor about a point, `(3, 3)`: its own and, by Steiner, the offset's."""
+        own = self.across * np.eye(3) + (self.along - self.across) * np.outer(self.axis, self.axis)
+        offset = self.centre - point
+        return np.asarray(own + self.mass * (offset @ offset * np.eye(3) - np.outer(offset, offset)))
+
+
+def _legacy_capsule(spec: mujoco.MjSpec, geom: Any) -> _Capsule:
+    first, last = np.asarray(geom.fromto[:3]), np.asarray(geom.fromto[3:])
+    if not np.isfinite(first[0]):  # given by its centre, orientation and half-length, not by its end points
+        half = np.empty(3)
+        mujoco.mju_rotVecQuat(half, np.array([0.0, 0.0, geom.size[1]]), _orientation(spec, geom))
+        first, last = geom.pos - half, geom.pos + half
+    length, radius = float(np.linalg.norm(last - first)), float(geom.size[0])
+    height = length + radius
+    mass = geom.density * math.pi * radius**2 * height
+    across = mass * (3 * radius**2 + height**2) / 12
+    return _Capsule(mass, (first + last) / 2, (last - first) / length, across, mass * radius**2 / 2)
+
+
+def _orientation(spec: mujoco.MjSpec, geom: Any) -> Vector:
+    if geom.alt.type == mujoco.mjtOrientation.mjORIENTATION_QUAT:
+        return np.asarray(geom.quat)
+    compiler = spec.compiler
+    return np.asarray(
+        spec.resolve_orientation(degree=compiler.degree, sequence=compiler.eulerseq, orientation=geom.alt)
+    )
+
+
+def _turn_z_to(direction: Vector) -> Vector:
     """Returns the quaternion that turns the z axis to a direction."""
     quaternion = np.empty(4)
     mujoco.mju_quatZ2Vec(quaternion, direction)
