@@ -102,14 +102,14 @@ def test_adaptation_episodes_may_have_a_time_limit_of_their_own(finished):
 
 
 def test_test_curves_are_plotted(finished, tmp_path):
-    plot_learning([finished], tmp_path / "a.png", metric="evaluate/return")
-    plot_learning([finished], tmp_path / "b.png", metric="evaluate/proximal")
+    plot_learning([finished], tmp_path / "a.png", metrics=["evaluate/return"])
+    plot_learning([finished], tmp_path / "b.png", metrics=["evaluate/proximal"])
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     train("td3", ENV, out=tmp_path / "td3", overrides=["small_buffer=0", "updates_per_iteration=1"],
           steps=8500, progress=False)  # fmt: skip
     with pytest.raises(RunError, match=r"evaluations.jsonl is missing or empty"):
-        plot_learning([tmp_path / "td3"], tmp_path / "c.png", metric="evaluate/return")
+        plot_learning([tmp_path / "td3"], tmp_path / "c.png", metrics=["evaluate/return"])
     assert not set(EVALUATION_GLOSSARY) & set(GLOSSARY) - {"iteration", "env_steps"}
 
 

@@ -214,7 +214,9 @@ def ood_study(
 def plot(
     run_dirs: Annotated[list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path(),
-    metric: Annotated[str, typer.Option(help="The metric of the learning curve.")] = "collect/return_mean",
+    metric: Annotated[
+        str, typer.Option(help="The metric of the learning curve, or several separated by commas.")
+    ] = "collect/return_mean",
 ) -> None:
     """Plot runs together: the learning curve, and the adaptation curves of their reports."""
     from metarl_agents.config import ConfigError, unknown
@@ -223,10 +225,12 @@ def plot(
     from metarl_envs.evaluation import Report, plot_adaptation
 
     known = GLOSSARY | EVALUATION_GLOSSARY
-    if metric not in known:
-        raise ConfigError(unknown("metric", metric, known))
+    metrics = metric.split(",")
+    for name in metrics:
+        if name not in known:
+            raise ConfigError(unknown("metric", name, known))
     learning = out / "learning.png"
-    plot_learning(run_dirs, learning, metric=metric)
+    plot_learning(run_dirs, learning, metrics=metrics)
     print(learning)
     names = sorted({path.name for run_dir in run_dirs for path in run_dir.glob("report_*.json")})
     for name in names:
