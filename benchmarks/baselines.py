@@ -2,7 +2,7 @@
 
     python baselines.py                every id and split, into results/baselines/
     python baselines.py ID [ID ...]    only these
-    python baselines.py --missing ...  keep recorded splits of a family whose model and versions are the same
+    python baselines.py --missing ...  not what is recorded, where model and versions are still the same
 
 Five seeds, every task of a split, at least a hundred episodes per seed. Returns are also given without the
 alive bonus, where a family has one: standing still for a whole episode of MetaHumanoid-Dir2D earns 1000 for

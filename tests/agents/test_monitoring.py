@@ -93,6 +93,26 @@ def test_overrides_of_an_evaluation_change_the_adaptation_and_the_files_names(fi
         load_agent(finished, overrides=["adaptation=maybe"])
 
 
+def test_a_run_is_evaluated_on_the_validation_tasks(finished, tmp_path):
+    report = evaluate_run(finished, split="validation", protocol="mql", seeds=[0])
+    assert report.returns.shape == (1, 10, 3)
+    assert report.protocol.split == "validation"
+    assert set(report.references) >= {"zero", "random"}
+    assert Report.from_json(finished / "report_validation_mql.json").protocol == report.protocol
+    assert (finished / "report_validation_mql.png").exists()
+    few = evaluate_run(finished, split="validation", protocol="mql", seeds=[0], num_tasks=3, references=False)
+    assert few.returns.shape == (1, 3, 3)
+    changed = [
+        *(w for w in WATCHED if "protocols" not in w),
+        "evaluation_split=validation",
+        "evaluation_protocols=mql",
+    ]
+    train("mql", ENV, out=tmp_path / "run", overrides=changed, seed=3, steps=STEPS, progress=False)
+    whole = evaluate_run(tmp_path / "run", split="validation", protocol="mql", seeds=[0], references=False)
+    last = records(tmp_path / "run")[-1]
+    assert last["evaluate/return"] == pytest.approx(whole.summary().score.value)
+
+
 def test_adaptation_episodes_may_have_a_time_limit_of_their_own(finished):
     report = evaluate_run(finished, protocol="mql_800", references=False)
     assert report.lengths.shape == (1, 20, 3)

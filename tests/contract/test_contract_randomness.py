@@ -5,7 +5,7 @@ import random
 import gymnasium
 import numpy as np
 import pytest
-from contract_helpers import assert_same, each_id, each_variant, make_native, random_actions, rollout
+from contract_helpers import IDS, assert_same, each_id, each_variant, make_native, random_actions, rollout
 
 import metarl_envs
 
@@ -127,8 +127,9 @@ def test_one_simulation_does_not_disturb_anothers_generator(family_id):
     np.testing.assert_array_equal(envs.reset()[0][1], twin.reset()[0][1])
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-@each_id
+@pytest.mark.parametrize(
+    ("family_id", "split"), [(i, split) for i in IDS for split in metarl_envs.family(i).splits]
+)
 def test_sampling_tasks_leaves_other_environments_alone(family_id, split):
     env, twin = (metarl_envs.MetaEnv(family_id, split=split) for _ in range(2))
     env.reset(seed=0)

@@ -133,13 +133,14 @@ def test_humanoids_start_upright_on_their_feet():
     assert up.min() > 1.5
 
 
-def test_test_humanoids_start_every_episode_of_a_task_alike():
-    tasks = family(TARGET).tasks("test")[:3]
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_held_out_humanoids_start_every_episode_of_a_task_alike(split):
+    tasks = family(TARGET).tasks(split)[:3]
     one, other = (MetaVectorEnv(TARGET, 3, tasks=tasks) for _ in range(2))
     first = one.reset(seed=0)[0]
     np.testing.assert_array_equal(one.reset()[0], first)
     np.testing.assert_array_equal(other.reset(seed=99)[0], first)
-    single = metarl_envs.MetaEnv(TARGET, split="test", task=1)
+    single = metarl_envs.MetaEnv(TARGET, split=split, task=1)
     np.testing.assert_array_equal(single.reset(seed=5)[0], first[1])
     assert (first[0] != first[1]).any()
     train = MetaVectorEnv(TARGET, 2)
