@@ -119,7 +119,12 @@ def _makers(family_id):
 def test_unknown_split(family_id):
     for make in _makers(family_id):
         _refused(lambda make=make: make(split="tets"), ("'tets'", "'train'", "'test'", "did you mean"))
-        _refused(lambda make=make: make(split="validation"), ("'train'", "'test'"))
+        if metarl_envs.family(family_id).train_equals_test:
+            words = ("no validation tasks", "only its members", "'train'", "'test'")
+            _refused(lambda make=make: make(split="validation"), words)
+        else:
+            assert make(split="validation").unwrapped.get_task() is not None
+            _refused(lambda make=make: make(split="ood2"), ("'train'", "'validation'", "'test'"))
         _refused(lambda make=make: make(split=None), ("'train'", "'test'"))
 
 
