@@ -11,10 +11,10 @@ from onednn import ONEDNN, by_onednn, say_what_onednn_is
 from straightforward_pearl import StraightforwardPEARL
 
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
-from metarl_agents.assembly import assemble
-from metarl_agents.config import load_config
-from metarl_agents.threads import torch_threads
-from metarl_agents.transitions import Transitions
+from metarl_agents.common.config import load_config
+from metarl_agents.common.threads import torch_threads
+from metarl_agents.replay.transitions import Transitions
+from metarl_agents.run.assembly import assemble
 from metarl_envs import MetaVectorEnv
 
 FAMILY = "MetaHalfCheetah-Vel-v0"

@@ -16,9 +16,9 @@ from straightforward_td3_context import StraightforwardTD3Context
 
 from metarl_agents import train
 from metarl_agents.algorithms.td3_context import ContextBatch, TD3Context, TD3ContextConfig
-from metarl_agents.history import History
-from metarl_agents.threads import torch_threads
-from metarl_agents.transitions import Transitions
+from metarl_agents.common.threads import torch_threads
+from metarl_agents.replay.transitions import Transitions
+from metarl_agents.replay.windows import History
 
 OBS, ACT, WINDOW, CONTEXT, HIDDEN, BATCH = 20, 6, 20, 15, 300, 256
 

@@ -16,8 +16,8 @@ import torch
 
 from metarl_agents import load_agent
 from metarl_agents.algorithms.crl import CRLAgent
-from metarl_agents.heads import Heads
-from metarl_agents.run_directory import read_description
+from metarl_agents.networks.heads import Heads
+from metarl_agents.run.directory import read_description
 from metarl_envs import evaluation
 
 CHANGES = {

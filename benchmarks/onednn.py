@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metarl_agents.matrix_products import products_by, reason_against_onednn
+from metarl_agents.common.matrix_products import products_by, reason_against_onednn
 
 ONEDNN = "our update, matrix products by oneDNN"
 

@@ -16,9 +16,9 @@ from torch.func import functional_call
 
 from metarl_agents.algorithms.maml import MAML
 from metarl_agents.algorithms.promp import ProMP
-from metarl_agents.meta_trust_region import MetaObjective
-from metarl_agents.on_policy import Sample
-from metarl_agents.trust_region import TrustRegion, conjugate_gradient, flat
+from metarl_agents.trials.episodes import Sample
+from metarl_agents.trials.meta_trust_region import MetaObjective
+from metarl_agents.trials.trust_region import TrustRegion, conjugate_gradient, flat
 
 Theta = dict[str, Tensor]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarl_agents.algorithms.td3_context import ContextBatch, TD3Context
-from metarl_agents.gru import WindowGRU
+from metarl_agents.networks.gru import WindowGRU
 
 
 def library_gru(ours: WindowGRU) -> nn.GRU:

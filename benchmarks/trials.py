@@ -19,12 +19,12 @@ from torch import Tensor
 
 from metarl_agents.algorithms.maml import MAML
 from metarl_agents.algorithms.promp import ProMP
-from metarl_agents.assembly import Assembly, assemble
-from metarl_agents.config import load_config
-from metarl_agents.on_policy import Episodes, collect_episodes
+from metarl_agents.common.config import load_config
+from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
-from metarl_agents.threads import torch_threads
-from metarl_agents.trust_region import flat
+from metarl_agents.run.assembly import Assembly, assemble
+from metarl_agents.trials.episodes import Episodes, collect_episodes
+from metarl_agents.trials.trust_region import flat
 
 ENV, TASKS, ROLLOUTS = "MetaHalfCheetah-Dir-v0", 40, 20
 STRAIGHTFORWARD = {"promp": promp_update, "maml": maml_update}

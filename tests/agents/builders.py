@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from metarl_agents.task_buffer import TaskReplayBuffer
+from metarl_agents.replay.buffer import TaskReplayBuffer
 
 OBS, ACT = 4, 2
 

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
 from torch.distributions.transforms import TanhTransform
 
-from metarl_agents.distributions import log_tanh_derivative, tanh_gaussian_rsample
-from metarl_agents.encoders import (
-    ProductOfGaussiansEncoder,
-    factor_sums,
-    kl_to_standard_normal,
-    product_of_gaussians,
-    transition_features,
-)
-from metarl_agents.networks import TwinCritic, mlp
-from metarl_agents.policies import TanhGaussianActor
-from metarl_agents.running_means import RunningMeans
-from metarl_agents.seeding import (
+from metarl_agents.common.run_state import RunningMeans
+from metarl_agents.common.seeding import (
     numpy_state,
     numpy_stream,
     restore_numpy_state,
     stream_seed,
     torch_stream,
 )
-from metarl_agents.targets import PolyakTarget
+from metarl_agents.networks.actors import TanhGaussianActor
+from metarl_agents.networks.distributions import log_tanh_derivative, tanh_gaussian_rsample
+from metarl_agents.networks.encoders import (
+    ProductOfGaussiansEncoder,
+    factor_sums,
+    kl_to_standard_normal,
+    product_of_gaussians,
+    transition_features,
+)
+from metarl_agents.networks.perceptrons import TwinCritic, mlp
+from metarl_agents.networks.targets import PolyakTarget
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5))

@@ -6,10 +6,10 @@ import torch
 from fakes import LENGTHS, CountingVectorEnv
 from gymnasium.vector import AutoresetMode
 
-from metarl_agents.collector import MetaCollector, Schedule, Stage
-from metarl_agents.policies import MetaPolicy
-from metarl_agents.task_buffer import TaskReplayBuffer
-from metarl_agents.vector_adapter import GymVectorEnvAdapter
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
+from metarl_agents.replay.buffer import TaskReplayBuffer
+from metarl_agents.replay.collector import MetaCollector, Schedule, Stage
+from metarl_agents.replay.policy import MetaPolicy
 
 TASKS = 6
 HORIZON = max(LENGTHS)

@@ -11,7 +11,13 @@ import metarl_envs
 from metarl_agents.algorithms.crl import CRLConfig
 from metarl_agents.algorithms.oracle import OracleConfig
 from metarl_agents.algorithms.pearl import PEARLConfig
-from metarl_agents.config import ConfigError, PresetWarning, load_config, parse_overrides, preset_tables
+from metarl_agents.common.config import (
+    ConfigError,
+    PresetWarning,
+    load_config,
+    parse_overrides,
+    preset_tables,
+)
 from metarl_agents.registry import AGENTS, find_agent
 
 

@@ -25,9 +25,9 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from metarl_agents import evaluate_run, load_agent
 from metarl_agents.algorithms.crl import CRL, CRLBatch, CRLConfig
-from metarl_agents.encoders import product_of_gaussians
-from metarl_agents.heads import MIN_SCALE, Heads, MultiHeadActor, Standard
-from metarl_agents.seeding import torch_stream
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.encoders import product_of_gaussians
+from metarl_agents.networks.heads import MIN_SCALE, Heads, MultiHeadActor, Standard
 
 K, J, E = 7, 2 * OBS + A + 1, 4
 TASKS = [2, 0, 2]  # of one batch: one twice, five not at all

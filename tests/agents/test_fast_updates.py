@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl_agents.algorithms.tesp import TESPConfig
-from metarl_agents.assembly import assemble
-from metarl_agents.config import load_config
-from metarl_agents.episode_encoder import EpisodeEncoder, EpisodeMemory, best_episodes, memory_of
-from metarl_agents.on_policy import Episodes
+from metarl_agents.common.config import load_config
 from metarl_agents.registry import find_agent
-from metarl_agents.trust_region import flat
+from metarl_agents.run.assembly import assemble
+from metarl_agents.trials.episode_encoder import EpisodeEncoder, EpisodeMemory, best_episodes, memory_of
+from metarl_agents.trials.episodes import Episodes
+from metarl_agents.trials.trust_region import flat
 
 POINT, WALKER = "MetaPoint-Goal-v0", "MetaWalker2d-Params-v0"
 SMALL = {

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl_agents.gru import RollingContext, WindowGRU, last_states
+from metarl_agents.networks.gru import RollingContext, WindowGRU, last_states
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl_agents.gru import RollingContext, WindowGRU
-from metarl_agents.history import draw_history, entries_of, entry_size, first_entries
-from metarl_agents.task_buffer import TaskReplayBuffer
+from metarl_agents.networks.gru import RollingContext, WindowGRU
+from metarl_agents.replay.buffer import TaskReplayBuffer
+from metarl_agents.replay.windows import draw_history, entries_of, entry_size, first_entries
 
 OBS, ACT = 3, 2
 CAPACITY = 23

@@ -7,11 +7,13 @@ import torch
 from test_run import AGENTS, STEPS, assert_same_outcome, interrupt_after, tiny
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl_agents import matrix_products, resume, run
-from metarl_agents.assembly import Assembly
-from metarl_agents.config import ConfigError, OffPolicyConfig
-from metarl_agents.matrix_products import choose_products, products_by, reason_against_onednn
-from metarl_agents.run_directory import RunError
+from metarl_agents import resume
+from metarl_agents.common import matrix_products
+from metarl_agents.common.config import ConfigError, OffPolicyConfig
+from metarl_agents.common.matrix_products import choose_products, products_by, reason_against_onednn
+from metarl_agents.run import train
+from metarl_agents.run.assembly import Assembly
+from metarl_agents.run.directory import RunError, read_description
 
 SETTING = torch.backends.mkldnn.matmul
 
@@ -96,7 +98,7 @@ def test_here_the_choice_is_right_and_stays():
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "choose_products", lambda wanted, device: "onednn")
+    monkeypatch.setattr(train, "choose_products", lambda wanted, device: "onednn")
     seen = {"learning": set(), "acting": set()}
 
     def watch(owner, name):
@@ -127,7 +129,7 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
     assert seen["acting"] == {"none"}
     assert "bf16" in seen["learning"]
     # Agents that learn from trials also take gradients where they adapt, which is part of acting.
-    if isinstance(run.read_description(tmp_path / "run")[1], OffPolicyConfig):
+    if isinstance(read_description(tmp_path / "run")[1], OffPolicyConfig):
         assert seen["learning"] == {"bf16"}
     assert SETTING.fp32_precision == "none"
 

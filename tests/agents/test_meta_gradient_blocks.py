@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from metarl_agents.adaptation import (
+from metarl_agents.networks.functional import Gaussian, GaussianMLP, TaskModel
+from metarl_agents.trials.adaptation import (
     StepSizes,
     adapted,
     chunks,
@@ -22,16 +23,15 @@ from metarl_agents.adaptation import (
     ratio_loss,
     task_gradients,
 )
-from metarl_agents.advantages import (
+from metarl_agents.trials.advantages import (
     baseline_features,
     discounted_sums,
     fit_linear,
     task_advantages,
 )
-from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel
-from metarl_agents.meta_trust_region import MetaObjective
-from metarl_agents.on_policy import Sample
-from metarl_agents.trust_region import (
+from metarl_agents.trials.episodes import Sample
+from metarl_agents.trials.meta_trust_region import MetaObjective
+from metarl_agents.trials.trust_region import (
     TrustRegion,
     conjugate_gradient,
     curvature_product,

@@ -9,10 +9,10 @@ from test_run import ENV, TINY_MQL, interrupt_after
 from torch.utils.tensorboard import SummaryWriter
 
 from metarl_agents import evaluate_run, load_agent, resume, train
-from metarl_agents.config import ConfigError
-from metarl_agents.curves import plot_learning
-from metarl_agents.metrics import EVALUATION_GLOSSARY, GLOSSARY
-from metarl_agents.run_directory import RunError
+from metarl_agents.common.config import ConfigError
+from metarl_agents.run.curves import plot_learning
+from metarl_agents.run.directory import RunError
+from metarl_agents.run.metrics import EVALUATION_GLOSSARY, GLOSSARY
 from metarl_envs.evaluation import Report, compare
 
 WATCHED = [*TINY_MQL, "evaluate_every=2", "evaluation_protocols=mql,pearl"]

@@ -10,8 +10,8 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from metarl_agents.algorithms.mql import MQL, MQLAgent, MQLConfig
 from metarl_agents.algorithms.td3_context import TD3Context, TD3ContextConfig
-from metarl_agents.config import ConfigError
-from metarl_agents.propensity import Propensity
+from metarl_agents.common.config import ConfigError
+from metarl_agents.replay.propensity import Propensity
 from metarl_envs.evaluation import Transition, Trial
 
 SMALL = {

@@ -6,8 +6,8 @@ import json
 import pytest
 from test_run import TINY_MQL
 
-from metarl_agents.config import ConfigError
-from metarl_agents.ood_study import OODStudy
+from metarl_agents.common.config import ConfigError
+from metarl_agents.run.ood_study import OODStudy
 
 REPLACED = ("initial_steps", "steps_per_task", "capacity_per_task")
 SMALL = [text for text in TINY_MQL if text.split("=")[0] not in REPLACED]

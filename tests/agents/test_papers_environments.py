@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_run import OVERRIDES
 
-from metarl_agents.config import OffPolicyConfig, preset_tables
+from metarl_agents.common.config import OffPolicyConfig, preset_tables
 from metarl_agents.registry import AGENTS, find_agent
 
 # A table of the preset `paper` names an environment of the paper; "default" does not.

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from metarl_agents.algorithms.oracle import Oracle, OracleConfig
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
-from metarl_agents.collector import Schedule, Stage
-from metarl_agents.encoders import product_of_gaussians
-from metarl_agents.task_buffer import TaskReplayBuffer
-from metarl_agents.transitions import Transitions
+from metarl_agents.networks.encoders import product_of_gaussians
+from metarl_agents.replay.buffer import TaskReplayBuffer
+from metarl_agents.replay.collector import Schedule, Stage
+from metarl_agents.replay.transitions import Transitions
 
 OBS, A, Z, T, B, C = 4, 2, 3, 3, 5, 6
 SMALL = {

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metarl_agents.propensity import Propensity, effective_sample_size
-from metarl_agents.proximal import Anchor
+from metarl_agents.replay.propensity import Propensity, effective_sample_size
+from metarl_agents.replay.proximal import Anchor
 
 
 def test_weights_are_the_odds_of_new_against_old():

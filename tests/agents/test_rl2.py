@@ -9,12 +9,12 @@ from torch.distributions import Independent, Normal
 
 import metarl_envs
 from metarl_agents.algorithms.rl2 import RL2, RL2Config
-from metarl_agents.config import ConfigError
-from metarl_agents.functional import Gaussian
-from metarl_agents.on_policy import Episodes
-from metarl_agents.recurrent import Trials, trial_sequences
-from metarl_agents.trial_collector import TrialCollector
-from metarl_agents.vector_adapter import GymVectorEnvAdapter
+from metarl_agents.common.config import ConfigError
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
+from metarl_agents.networks.functional import Gaussian
+from metarl_agents.trials.collector import TrialCollector
+from metarl_agents.trials.episodes import Episodes
+from metarl_agents.trials.recurrent import Trials, trial_sequences
 from metarl_envs import evaluation
 
 TASKS, ROLLOUTS, EPISODES = 2, 3, 3

@@ -18,15 +18,15 @@ from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from metarl_agents import evaluate_run, load_agent, resume, train
-from metarl_agents.assembly import assemble
-from metarl_agents.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
 from metarl_agents.cli import app
-from metarl_agents.config import ConfigError, load_config
-from metarl_agents.logging import JsonLines, TrainingLogger
-from metarl_agents.meta_algorithm import QuietOffPolicyTrainer
-from metarl_agents.metrics import GLOSSARY, TIMING_GLOSSARY
+from metarl_agents.common.config import ConfigError, load_config
 from metarl_agents.registry import AGENTS, find_agent
-from metarl_agents.run_directory import RunError, recorded_products
+from metarl_agents.replay.algorithm import QuietOffPolicyTrainer
+from metarl_agents.run.assembly import assemble
+from metarl_agents.run.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
+from metarl_agents.run.directory import RunError, recorded_products
+from metarl_agents.run.logger import JsonLines, TrainingLogger
+from metarl_agents.run.metrics import GLOSSARY, TIMING_GLOSSARY
 
 ENV = "MetaPoint-Goal-v0"
 TINY = [
@@ -232,7 +232,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_keeps_the_one_before(finished
     class Killed(BaseException):
         pass
 
-    import metarl_agents.checkpoint as module
+    import metarl_agents.run.checkpoint as module
 
     original, calls = os.rename, []
 

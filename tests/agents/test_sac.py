@@ -10,8 +10,8 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from metarl_agents.algorithms.sac import SAC, SACConfig
-from metarl_agents.collector import Schedule, Stage
-from metarl_agents.transitions import Transitions
+from metarl_agents.replay.collector import Schedule, Stage
+from metarl_agents.replay.transitions import Transitions
 
 SMALL = {
     "hidden": (8, 8), "updates_per_iteration": 1, "learning_rate": 1e-2, "tau": 0.1, "gamma": 0.9,

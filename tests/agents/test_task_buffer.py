@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tianshou.data import ReplayBuffer
 
-from metarl_agents.task_buffer import TaskReplayBuffer
+from metarl_agents.replay.buffer import TaskReplayBuffer
 
 TASKS, CAPACITY, HORIZON = 3, 17, 6
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from metarl_agents.algorithms.td3 import TD3, TD3Config
 from metarl_agents.algorithms.td3_context import ContextBatch, TD3Context, TD3ContextConfig
-from metarl_agents.collector import Schedule, Stage
-from metarl_agents.deterministic_value import smoothed_action, twin_target
-from metarl_agents.history import History, entries_of, first_entries
-from metarl_agents.transitions import Transitions
+from metarl_agents.replay.collector import Schedule, Stage
+from metarl_agents.replay.deterministic_value import smoothed_action, twin_target
+from metarl_agents.replay.transitions import Transitions
+from metarl_agents.replay.windows import History, entries_of, first_entries
 
 SMALL = {
     "hidden": (8, 8), "updates_per_iteration": 1, "learning_rate": 1e-2, "tau": 0.1, "gamma": 0.9,

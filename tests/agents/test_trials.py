@@ -5,17 +5,17 @@ import pytest
 import torch
 
 import metarl_envs
-from metarl_agents.adaptation import distribution, likelihood_loss
 from metarl_agents.algorithms.joint_oracle import JointOracle, JointOracleConfig
 from metarl_agents.algorithms.maml import MAML, MAMLConfig
 from metarl_agents.algorithms.promp import ProMP, ProMPConfig
-from metarl_agents.assembly import assemble
-from metarl_agents.config import load_config
-from metarl_agents.on_policy import collect_episodes, task_steps
+from metarl_agents.common.config import load_config
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.registry import find_agent
-from metarl_agents.trial_collector import TrialCollector
-from metarl_agents.trust_region import flat
-from metarl_agents.vector_adapter import GymVectorEnvAdapter
+from metarl_agents.run.assembly import assemble
+from metarl_agents.trials.adaptation import distribution, likelihood_loss
+from metarl_agents.trials.collector import TrialCollector
+from metarl_agents.trials.episodes import collect_episodes, task_steps
+from metarl_agents.trials.trust_region import flat
 from metarl_envs.evaluation import Protocol, Trial, evaluate
 
 # Walkers fall: their episodes end early.

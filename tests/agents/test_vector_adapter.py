@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch, Collector, VectorReplayBuffer
 
-from metarl_agents.vector_adapter import GymVectorEnvAdapter, box_width
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter, box_width
 
 MODES = (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP)
 

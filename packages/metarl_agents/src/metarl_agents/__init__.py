@@ -9,11 +9,11 @@ from typing import Any
 from metarl_agents.registry import AGENTS, AgentEntry, find_agent
 
 _LAZY = {entry.class_name: entry.class_path.partition(":")[0] for entry in AGENTS.values()} | {
-    "RunResult": "metarl_agents.run",
-    "evaluate_run": "metarl_agents.evaluating",
-    "load_agent": "metarl_agents.evaluating",
-    "resume": "metarl_agents.run",
-    "train": "metarl_agents.run",
+    "RunResult": "metarl_agents.run.train",
+    "evaluate_run": "metarl_agents.run.evaluate",
+    "load_agent": "metarl_agents.run.evaluate",
+    "resume": "metarl_agents.run.train",
+    "train": "metarl_agents.run.train",
 }
 
 __all__ = ["AGENTS", "AgentEntry", "find_agent", *sorted(_LAZY)]

@@ -13,7 +13,7 @@ from metarl_agents.registry import AGENTS, find_agent
 from metarl_envs import cli as families
 
 if TYPE_CHECKING:
-    from metarl_agents.run import RunResult
+    from metarl_agents.run.train import RunResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,8 +49,8 @@ def config(
     overrides: Overrides = None,
 ) -> None:
     """Print the configuration that a run would have, as TOML, with the meaning of every key."""
-    from metarl_agents.config import load_config, parse_overrides
-    from metarl_agents.config_text import describe_config
+    from metarl_agents.common.config import load_config, parse_overrides
+    from metarl_agents.run.config_text import describe_config
     from metarl_envs import family
 
     family(family_id)
@@ -81,7 +81,7 @@ def train(
 
     Ctrl-C finishes the iteration, saves a checkpoint and stops; `metarl resume` goes on from there.
     """
-    from metarl_agents import run
+    from metarl_agents.run import train as run
 
     result = run.train(
         agent,
@@ -104,7 +104,7 @@ def resume(
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
     """Continue an interrupted run from its newest checkpoint."""
-    from metarl_agents import run
+    from metarl_agents.run import train as run
 
     _say_how_it_ended(run.resume(run_dir, progress=progress))
 
@@ -140,8 +140,8 @@ def evaluate(
     The references beside it are the zero action, random actions and, where there is one, the scripted
     oracle, on the same tasks and seeds.
     """
-    from metarl_agents.evaluating import evaluate_run, report_stem
-    from metarl_agents.monitoring import find_protocol
+    from metarl_agents.run.evaluate import evaluate_run, report_stem
+    from metarl_agents.run.monitor import find_protocol
 
     chosen = None if seeds is None else _integers("seeds", seeds)
     report = evaluate_run(
@@ -192,7 +192,7 @@ def ood_study(
     study.png with the return, lambda and beta over meta-training. The same command continues an
     interrupted study.
     """
-    from metarl_agents.ood_study import OODStudy
+    from metarl_agents.run.ood_study import OODStudy
 
     study = OODStudy(
         out,
@@ -219,9 +219,9 @@ def plot(
     ] = "collect/return_mean",
 ) -> None:
     """Plot runs together: the learning curve, and the adaptation curves of their reports."""
-    from metarl_agents.config import ConfigError, unknown
-    from metarl_agents.curves import plot_learning
-    from metarl_agents.metrics import EVALUATION_GLOSSARY, GLOSSARY
+    from metarl_agents.common.config import ConfigError, unknown
+    from metarl_agents.run.curves import plot_learning
+    from metarl_agents.run.metrics import EVALUATION_GLOSSARY, GLOSSARY
     from metarl_envs.evaluation import Report, plot_adaptation
 
     known = GLOSSARY | EVALUATION_GLOSSARY

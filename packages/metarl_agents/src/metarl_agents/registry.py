@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from metarl_agents.config import ConfigError, unknown
+from metarl_agents.common.config import ConfigError, unknown
 
 
 @dataclass(frozen=True)

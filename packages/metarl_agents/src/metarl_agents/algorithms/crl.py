@@ -29,14 +29,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.algorithms.pearl import PEARL, PEARLAgent, PEARLConfig, PEARLPolicy
-from metarl_agents.distributions import tanh_gaussian_act, tanh_gaussian_draw
-from metarl_agents.encoders import ProductOfGaussiansEncoder, transition_features
-from metarl_agents.heads import HeadAdapter, MultiHeadActor, Standard
-from metarl_agents.optimisers import adam
-from metarl_agents.seeding import torch_stream
-from metarl_agents.soft_value import SoftValueNetworks
-from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
-from metarl_agents.transitions import Transitions
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.distributions import tanh_gaussian_act, tanh_gaussian_draw
+from metarl_agents.networks.encoders import ProductOfGaussiansEncoder, transition_features
+from metarl_agents.networks.heads import HeadAdapter, MultiHeadActor, Standard
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
+from metarl_agents.replay.soft_value import SoftValueNetworks
+from metarl_agents.replay.transitions import Transitions
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Transition, Trial

@@ -25,16 +25,16 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl_agents.adaptation import likelihood_loss
-from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches
-from metarl_agents.meta_trust_region import (
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.trials.adaptation import likelihood_loss
+from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches
+from metarl_agents.trials.meta_trust_region import (
     LOSS_NAMES,
     MetaObjective,
     TrustRegionConfig,
     meta_trust_region_step,
 )
-from metarl_agents.seeding import torch_stream
-from metarl_agents.trial_policy import AdaptivePolicy, TrialAgent, perceptron_policy
+from metarl_agents.trials.policy import AdaptivePolicy, TrialAgent, perceptron_policy
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarl_agents.adaptation import adapted
-from metarl_agents.fast_updates import FastUpdateAlgorithm, FastUpdateConfig, state_std_perceptron
-from metarl_agents.functional import TaskModel
+from metarl_agents.networks.functional import TaskModel
+from metarl_agents.trials.adaptation import adapted
+from metarl_agents.trials.fast_updates import FastUpdateAlgorithm, FastUpdateConfig, state_std_perceptron
 
 
 @dataclass(frozen=True)

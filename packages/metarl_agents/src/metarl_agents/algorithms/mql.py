@@ -36,11 +36,11 @@ from metarl_agents.algorithms.td3_context import (
     TD3ContextConfig,
     TD3ContextPolicy,
 )
-from metarl_agents.optimisers import adam
-from metarl_agents.propensity import Propensity, effective_sample_size
-from metarl_agents.proximal import Anchor
-from metarl_agents.seeding import numpy_stream, torch_stream
-from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
+from metarl_agents.common.seeding import numpy_stream, torch_stream
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
+from metarl_agents.replay.propensity import Propensity, effective_sample_size
+from metarl_agents.replay.proximal import Anchor
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Transition, Trial

@@ -13,14 +13,15 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl_agents.collector import Schedule, Stage
-from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
-from metarl_agents.optimisers import adam
-from metarl_agents.policies import MemorylessAgent, MetaPolicy, TanhGaussianActor
-from metarl_agents.seeding import torch_stream
-from metarl_agents.soft_value import SoftValueConfig, SoftValueNetworks
-from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
-from metarl_agents.transitions import Transitions
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.actors import TanhGaussianActor
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.replay.algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
+from metarl_agents.replay.collector import Schedule, Stage
+from metarl_agents.replay.policy import MemorylessAgent, MetaPolicy
+from metarl_agents.replay.soft_value import SoftValueConfig, SoftValueNetworks
+from metarl_agents.replay.transitions import Transitions
 
 
 @dataclass(frozen=True)

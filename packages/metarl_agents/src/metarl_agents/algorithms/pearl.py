@@ -14,21 +14,22 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metarl_agents.collector import Schedule, Stage
-from metarl_agents.encoders import (
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.actors import TanhGaussianActor
+from metarl_agents.networks.encoders import (
     ProductOfGaussiansEncoder,
     factor_sums,
     kl_to_standard_normal,
     product_of_gaussians,
     transition_features,
 )
-from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
-from metarl_agents.optimisers import adam
-from metarl_agents.policies import MetaPolicy, TanhGaussianActor
-from metarl_agents.seeding import torch_stream
-from metarl_agents.soft_value import SoftValueConfig, SoftValueNetworks
-from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
-from metarl_agents.transitions import Transitions
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.replay.algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
+from metarl_agents.replay.collector import Schedule, Stage
+from metarl_agents.replay.policy import MetaPolicy
+from metarl_agents.replay.soft_value import SoftValueConfig, SoftValueNetworks
+from metarl_agents.replay.transitions import Transitions
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Transition, Trial

@@ -26,7 +26,10 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl_agents.adaptation import (
+from metarl_agents.common.config import OnPolicyConfig
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.trials.adaptation import (
     adapted,
     chunks,
     clipped_loss,
@@ -34,11 +37,8 @@ from metarl_agents.adaptation import (
     mean_kl,
     ratio_loss,
 )
-from metarl_agents.config import OnPolicyConfig
-from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, adaptation_batches, step_on_tasks
-from metarl_agents.optimisers import adam
-from metarl_agents.seeding import torch_stream
-from metarl_agents.trial_policy import AdaptivePolicy, perceptron_policy
+from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches, step_on_tasks
+from metarl_agents.trials.policy import AdaptivePolicy, perceptron_policy
 
 
 @dataclass(frozen=True)

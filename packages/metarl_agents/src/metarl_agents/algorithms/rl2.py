@@ -33,14 +33,14 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl_agents.config import ConfigError, OnPolicyConfig
-from metarl_agents.functional import Gaussian
-from metarl_agents.meta_on_policy import MetaOnPolicyAlgorithm, step_on_parts
-from metarl_agents.on_policy import Episodes, executed
-from metarl_agents.optimisers import adam
-from metarl_agents.recurrent import CELLS, RecurrentGaussian, Trials, trial_sequences
-from metarl_agents.seeding import torch_stream
-from metarl_agents.trial_policy import TrialPolicy
+from metarl_agents.common.config import ConfigError, OnPolicyConfig
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.functional import Gaussian
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, step_on_parts
+from metarl_agents.trials.episodes import Episodes, executed
+from metarl_agents.trials.policy import TrialPolicy
+from metarl_agents.trials.recurrent import CELLS, RecurrentGaussian, Trials, trial_sequences
 
 
 @dataclass(frozen=True)

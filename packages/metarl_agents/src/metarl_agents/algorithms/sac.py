@@ -3,7 +3,7 @@
 Haarnoja et al. 2018 (arXiv:1812.05905): two critics with slow copies and a learned temperature. This is the
 multi-task baseline of CRL (its section II-B, eqs. 1 to 4): one policy on the observation alone, trained
 on one pool of all tasks' transitions. The V-form with a fixed temperature, which PEARL is built on, is
-another algorithm (`metarl_agents.soft_value`).
+another algorithm (`metarl_agents.replay.soft_value`).
 
 Tianshou's own SAC keeps the temperature's optimiser out of its state, so a run could not be resumed.
 """
@@ -16,16 +16,17 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metarl_agents.collector import Schedule, Stage
-from metarl_agents.config import OffPolicyConfig
-from metarl_agents.meta_algorithm import MetaOffPolicyAlgorithm
-from metarl_agents.networks import TwinCritic
-from metarl_agents.optimisers import adam
-from metarl_agents.policies import ExploringPolicy, MemorylessAgent, TanhGaussianActor
-from metarl_agents.seeding import torch_stream
-from metarl_agents.targets import PolyakTarget
-from metarl_agents.task_buffer import TaskReplayBuffer
-from metarl_agents.transitions import Transitions
+from metarl_agents.common.config import OffPolicyConfig
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.actors import TanhGaussianActor
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.networks.perceptrons import TwinCritic
+from metarl_agents.networks.targets import PolyakTarget
+from metarl_agents.replay.algorithm import MetaOffPolicyAlgorithm
+from metarl_agents.replay.buffer import TaskReplayBuffer
+from metarl_agents.replay.collector import Schedule, Stage
+from metarl_agents.replay.policy import ExploringPolicy, MemorylessAgent
+from metarl_agents.replay.transitions import Transitions
 
 
 @dataclass(frozen=True)

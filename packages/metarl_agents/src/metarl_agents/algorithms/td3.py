@@ -17,9 +17,14 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl_agents.deterministic_value import (
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.actors import DeterministicActor
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.networks.perceptrons import TwinCritic
+from metarl_agents.networks.targets import PolyakTarget
+from metarl_agents.replay.buffer import TaskReplayBuffer
+from metarl_agents.replay.deterministic_value import (
     DelayedAlgorithm,
-    DeterministicActor,
     DeterministicConfig,
     policy_loss,
     smoothed_action,
@@ -27,13 +32,8 @@ from metarl_agents.deterministic_value import (
     twin_loss,
     twin_target,
 )
-from metarl_agents.networks import TwinCritic
-from metarl_agents.optimisers import adam
-from metarl_agents.policies import ExploringPolicy, MemorylessAgent
-from metarl_agents.seeding import torch_stream
-from metarl_agents.targets import PolyakTarget
-from metarl_agents.task_buffer import TaskReplayBuffer
-from metarl_agents.transitions import Transitions
+from metarl_agents.replay.policy import ExploringPolicy, MemorylessAgent
+from metarl_agents.replay.transitions import Transitions
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The meta-training of Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, sect
 TD3 on a pool of all tasks' transitions, eq. 15, whose actor and critics see the last hidden state of a
 gated recurrent unit over the episode's last actions, rewards and observations. Actor, critics and their
 slow copies have a unit each, trained by their own losses; both critics share one. The context never
-spans episodes. `metarl_agents.history` says what a window holds and where that differs from the
+spans episodes. `metarl_agents.replay.windows` says what a window holds and where that differs from the
 released code.
 """
 
@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import Algorithm
 from torch import Tensor, nn
 
-from metarl_agents.deterministic_value import (
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.networks.actors import DeterministicActor
+from metarl_agents.networks.gru import RollingContext, WindowGRU, last_states
+from metarl_agents.networks.optimisers import adam
+from metarl_agents.networks.targets import PolyakTarget
+from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
+from metarl_agents.replay.deterministic_value import (
     DelayedAlgorithm,
-    DeterministicActor,
     DeterministicConfig,
     policy_loss,
     smoothed_action,
@@ -28,20 +33,15 @@ from metarl_agents.deterministic_value import (
     twin_loss,
     twin_target,
 )
-from metarl_agents.gru import RollingContext, WindowGRU, last_states
-from metarl_agents.history import (
+from metarl_agents.replay.policy import ExploringPolicy
+from metarl_agents.replay.transitions import Transitions
+from metarl_agents.replay.windows import (
     History,
     draw_history,
     entries_of,
     entry_size,
     first_entries,
 )
-from metarl_agents.optimisers import adam
-from metarl_agents.policies import ExploringPolicy
-from metarl_agents.seeding import torch_stream
-from metarl_agents.targets import PolyakTarget
-from metarl_agents.task_buffer import IntArray, TaskReplayBuffer
-from metarl_agents.transitions import Transitions
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Agent, Transition, Trial

@@ -22,14 +22,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metarl_agents.episode_encoder import EpisodeEncoder, best_episodes, memory_of
-from metarl_agents.fast_updates import (
+from metarl_agents.networks.functional import Gaussian, GaussianMLP, TaskModel, conditioned
+from metarl_agents.trials.episode_encoder import EpisodeEncoder, best_episodes, memory_of
+from metarl_agents.trials.fast_updates import (
     EmbeddingConfig,
     FastUpdateAlgorithm,
     FastUpdateConfig,
     state_std_perceptron,
 )
-from metarl_agents.functional import Gaussian, GaussianMLP, TaskModel, conditioned
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What both ways of learning share: configuration, seeds, threads, the vector adapter."""

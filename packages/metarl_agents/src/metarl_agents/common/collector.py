@@ -1,0 +1,45 @@
+"""What collectors of both ways share: they draw their own tasks, and split returns by conditioning."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tianshou.data import SequenceSummaryStats
+from tianshou.data.collector import BaseCollector, CollectStats
+
+from metarl_agents.common.seeding import numpy_state, restore_numpy_state
+
+
+@dataclass(kw_only=True)
+class MetaCollectStats(CollectStats):  # type: ignore[misc]
+    """Tianshou's collection statistics, and returns split by conditioning."""
+
+    returns_by_conditioning: dict[str, SequenceSummaryStats] = field(default_factory=dict)
+
+
+class TaskCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
+    """What collectors that draw their own tasks share.
+
+    Attributes:
+        generator: source of the choice of tasks.
+    """
+
+    generator: np.random.Generator
+
+    def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
+        if (n_step is None) == (n_episode is None) or not (n_step or n_episode):
+            raise ValueError("give one of n_step and n_episode, as a positive number")
+
+    def state(self) -> dict[str, Any]:
+        """Counters and the generator's state, JSON-able. The environment has its own state."""
+        return {
+            "generator": numpy_state(self.generator),
+            "collect_step": self.collect_step,
+            "collect_episode": self.collect_episode,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restores what `state` returned."""
+        restore_numpy_state(self.generator, state["generator"])
+        self.collect_step = state["collect_step"]
+        self.collect_episode = state["collect_episode"]

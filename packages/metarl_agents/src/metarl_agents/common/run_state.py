@@ -1,0 +1,106 @@
+"""What a training run asks of an algorithm: mean losses, and a state that can be saved."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from numpy.typing import NDArray
+from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
+from torch import Tensor
+
+
+class RunningMeans:
+    """Sums named scalars where they were computed and hands out means every `every` additions.
+
+    Reading a loss as a Python number makes the CPU wait for an accelerator; here that happens once
+    per report.
+    """
+
+    def __init__(self, names: tuple[str, ...], every: int, device: torch.device) -> None:
+        self.names = names
+        self.every = every
+        self.count = 0
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+
+    def add(self, values: Mapping[str, Tensor]) -> dict[str, float] | None:
+        """Adds one step's values; at every `every`-th call returns the means and starts again."""
+        self.sums += torch.stack([values[name].detach() for name in self.names])
+        self.count += 1
+        return self.take() if self.count >= self.every else None
+
+    def take(self) -> dict[str, float]:
+        """The means since the last report, and a new start; empty where nothing was added."""
+        if not self.count:
+            return {}
+        means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
+        self.sums.zero_()
+        self.count = 0
+        return means
+
+
+@dataclass(kw_only=True)
+class MetaTrainingStats(TrainingStats):  # type: ignore[misc]
+    """Training statistics of one gradient step.
+
+    Attributes:
+        losses: means since the last report, or None between reports.
+    """
+
+    losses: dict[str, float] | None = None
+
+    def get_loss_stats_dict(self) -> dict[str, float]:
+        """The reported means; empty between reports."""
+        return self.losses or {}
+
+
+class RunState(Algorithm):  # type: ignore[misc]
+    """The part of an algorithm that a run reports and saves."""
+
+    #: Names of the scalars that a gradient step returns.
+    loss_names: ClassVar[tuple[str, ...]]
+
+    def begin_run(self, report_every: int, generator: torch.Generator) -> None:
+        """Sets up reports of mean losses and the generator of the updates.
+
+        Args:
+            report_every: gradient steps per report of mean losses.
+            generator: source of the update's random numbers, on the device of the networks.
+        """
+        self.generator = generator
+        self.device = generator.device
+        self.means = RunningMeans(self.loss_names, report_every, self.device)
+
+    def tensor(self, array: NDArray[Any]) -> Tensor:
+        """The array as a tensor on the algorithm's device."""
+        return torch.from_numpy(array).to(self.device)
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode flag only: no network here behaves differently in training.
+
+        Tianshou switches the mode back and forth around each update, and the stock method walks
+        every submodule.
+        """
+        self.training = mode
+        return self
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def network_state(self) -> dict[str, Tensor]:
+        """Parameters of all networks by name, without the optimisers."""
+        state = self.state_dict()
+        del state[self._STATE_DICT_KEY_OPTIMIZERS]
+        return dict(state)
+
+    def load_network_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `network_state` returned; the optimisers stay as they are."""
+        optimisers = [optimiser.state_dict() for optimiser in self._optimizers]
+        self.load_state_dict({**state, self._STATE_DICT_KEY_OPTIMIZERS: optimisers})
+
+    def optimisers(self) -> list[Any]:
+        """The algorithm's optimisers in the order of their creation."""
+        return list(self._optimizers)
+
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """Every generator the algorithm and its policy draw from."""
+        return {"update": self.generator, "policy": self.policy.generator}

@@ -1,0 +1,1 @@
+"""Learning from replayed transitions: buffer, collector, algorithm, value losses."""

@@ -1,0 +1,83 @@
+"""Policies that act on what a replay buffer knows of tasks, and agents made of them for evaluation."""
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from metarl_agents.common.policy import BatchPolicy
+from metarl_agents.common.seeding import torch_stream
+from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
+
+if TYPE_CHECKING:
+    from metarl_envs.evaluation import Transition, Trial
+
+
+class MetaPolicy(BatchPolicy):
+    """A policy that acts on what a replay buffer knows of tasks.
+
+    Rollouts are started by `begin_rollouts`, which settles what the policy knows of each one's
+    task, and then advance together through `act`.
+    """
+
+    @abstractmethod
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
+        """Prepares R rollouts.
+
+        Args:
+            tasks_R: task index of each rollout.
+            conditioning: what the policy is to know of the task; each policy names its own.
+            buffer: where it finds what was gathered on the tasks.
+        """
+
+
+class ExploringPolicy(MetaPolicy):
+    """A policy with the conditionings "random", uniform actions, and "exploring", its own way to."""
+
+    #: What messages call the policy.
+    name: ClassVar[str]
+
+    def __init__(self, *, action_space: Box, observation_space: Box, generator: torch.Generator) -> None:
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        self.at_random = False
+
+    def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
+        """Notes whether actions are to be uniformly random.
+
+        Raises:
+            ValueError: for a conditioning this policy does not have.
+        """
+        if conditioning not in ("random", "exploring"):
+            raise ValueError(f"{self.name} acts at 'random' or 'exploring', not {conditioning!r}")
+        self.at_random = conditioning == "random"
+
+
+class MemorylessAgent:
+    """A policy of the observation alone, as evaluation drives it; it learns nothing within a trial.
+
+    Args:
+        policy: what acts.
+        observe_task: whether its observations contain the task.
+    """
+
+    def __init__(self, policy: BatchPolicy, *, observe_task: bool = False) -> None:
+        self.policy = policy
+        self.observe_task = observe_task
+
+    def begin_trial(self, trial: "Trial") -> None:
+        """Seeds the policy for the trial."""
+        self.deterministic = trial.deterministic
+        self.policy.generator = torch_stream(trial.seed, "trial", self.policy.generator.device)
+
+    def act(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Actions (T, A) for observations (T, O)."""
+        return self.policy.act_on_arrays(observations, deterministic=self.deterministic)
+
+    def observe(self, transition: "Transition") -> None:
+        """Nothing to learn."""
+
+    def end_episode(self) -> None:
+        """Nothing to update."""

@@ -1,0 +1,1 @@
+"""Training runs: parts, directory, checkpoints, progress, evaluation and curves."""

@@ -1,0 +1,97 @@
+"""What the directory of a run holds besides its numbers, and reading it back."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import metarl_envs
+from metarl_agents.common.config import ConfigError, RunConfig
+from metarl_agents.registry import find_agent
+from metarl_envs import evaluation
+from metarl_envs.files import atomic_path
+
+#: Distributions whose versions decide the numbers of a run.
+PACKAGES = (
+    "metarl-agents", "metarl-envs", "torch", "tianshou", "numpy", "gymnasium", "mujoco",
+    "safetensors",
+)  # fmt: skip
+
+
+class RunError(RuntimeError):
+    """A run directory cannot be used as asked; the message says why."""
+
+
+def read_description(folder: Path) -> tuple[dict[str, Any], RunConfig]:
+    """The contents of a run's `config.json`, and the configuration in it.
+
+    Raises:
+        RunError: when the directory is not a run.
+    """
+    try:
+        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config_class = find_agent(description["agent"]).load().config_class
+        return description, config_class().replace(description["config"])
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(f"{folder} is not the directory of a run: {error}") from error
+
+
+def recorded_products(folder: Path) -> str:
+    """What computes the run's matrix products; see `metarl_agents.common.matrix_products`.
+
+    Raises:
+        RunError: when the run's `versions.json` is missing or does not say it.
+    """
+    try:
+        name = json.loads((folder / "versions.json").read_text(encoding="utf-8"))["matrix_products"]
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"{folder / 'versions.json'} does not say what computes the run's matrix products "
+            f"(matrix_products, 'default' or 'onednn'): {error!r}"
+        ) from error
+    return str(name)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes values as readable JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def check_device(device: str) -> None:
+    """Fails early and clearly when the device is not there.
+
+    Raises:
+        ConfigError: for a device PyTorch does not know or cannot use here.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {device!r} cannot be used: {error}") from None
+
+
+def versions(family: metarl_envs.Family) -> dict[str, Any]:
+    """Versions and checksums that the numbers of a run depend on."""
+    env = metarl_envs.MetaVectorEnv(family, 1)
+    sources = {
+        split: evaluation.Provenance.collect(
+            family,
+            split,
+            env_arguments={},
+            observe_task=False,
+            env=env,
+            maker=metarl_envs.MetaVectorEnv,
+        )
+        for split in family.splits
+    }
+    env.close()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "tables": {split: source.table_sha256 for split, source in sources.items()},
+        "model": sources["train"].model_checksum,
+    }

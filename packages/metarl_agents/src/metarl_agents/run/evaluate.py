@@ -1,0 +1,158 @@
+"""Evaluating the agents of runs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import metarl_envs
+from metarl_agents.common.config import ConfigError, OffPolicyConfig, RunConfig, parse_overrides
+from metarl_agents.common.threads import torch_threads
+from metarl_agents.registry import find_agent
+from metarl_agents.run.assembly import replay_buffer
+from metarl_agents.run.checkpoint import (
+    CheckpointError,
+    newest_checkpoint,
+    read_checkpoint,
+    read_weights,
+    unprefixed,
+)
+from metarl_agents.run.directory import check_device, read_description, write_json
+from metarl_agents.run.monitor import diagnostics, environment_arguments, find_protocol
+from metarl_envs import evaluation
+
+
+def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[str] = ()) -> Any:
+    """The agent of a run's newest checkpoint, for `metarl_envs.evaluation.evaluate`.
+
+    Args:
+        run_dir: the run's directory.
+        device: where networks live.
+        overrides: `key=value` texts that change how the agent adapts; see `evaluation_keys` of its
+            configuration.
+
+    Raises:
+        RunError: when the directory is not a run.
+        CheckpointError: when it has no checkpoint, or a damaged one.
+        ConfigError: for a key that an evaluation cannot change, or a bad value.
+    """
+    folder = Path(run_dir)
+    description, config = _read_for_evaluation(folder, overrides)
+    path = newest_checkpoint(folder / "checkpoints")
+    if path is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet")
+    check_device(device)
+    algorithm_class = find_agent(description["agent"]).load()
+    family = metarl_envs.family(description["env_id"])
+    num_tasks = len(family.tasks("train"))
+    env = metarl_envs.MetaVectorEnv(family, 1, observe_task=algorithm_class.observe_task)
+    algorithm = algorithm_class.from_config(
+        config,
+        observation_space=env.single_observation_space,
+        action_space=env.single_action_space,
+        num_tasks=num_tasks,
+        seed=description["seed"],
+        device=torch.device(device),
+    )
+    env.close()
+    if not algorithm_class.needs_replay:
+        algorithm.load_network_state(read_weights(path))
+        return algorithm.trial_agent()
+    assert isinstance(config, OffPolicyConfig)
+    checkpoint = read_checkpoint(path)
+    algorithm.load_network_state(checkpoint.weights)
+    buffer = replay_buffer(
+        config,
+        num_tasks,
+        env.single_observation_space,
+        env.single_action_space,
+        seed=description["seed"],
+    )
+    buffer.load_state_arrays(unprefixed("buffer", checkpoint.arrays))
+    return algorithm.trial_agent(buffer)
+
+
+def _read_for_evaluation(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
+    """What a run is, and its configuration with what an evaluation changes of it."""
+    description, config = read_description(folder)
+    changes = parse_overrides(overrides)
+    for key in changes:
+        if key not in config.evaluation_keys:
+            known = ", ".join(config.evaluation_keys) or "none"
+            raise ConfigError(
+                f"an evaluation of {description['agent']} cannot change {key!r}; it can change: {known}"
+            )
+    return description, config.replace(changes)
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    *,
+    split: str = "test",
+    protocol: str | evaluation.Protocol = "pearl",
+    seeds: Sequence[int] | None = None,
+    num_tasks: int | None = None,
+    references: bool = True,
+    device: str = "cpu",
+    overrides: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 1,
+) -> evaluation.Report:
+    """Evaluates a run's agent and writes `report_<split>_<protocol>.json` and `.png` beside it.
+
+    Overrides become part of the files' names. An agent that says what its adaptation did has that
+    written to `adaptation_<split>_<protocol>.json`.
+
+    Args:
+        run_dir: the run's directory.
+        split: tasks to evaluate on.
+        protocol: a protocol, or the name of one in `metarl_envs.evaluation.PROTOCOLS`.
+        seeds: repetitions in place of the protocol's.
+        num_tasks: evaluate the first so many tasks of the split; all of them by default.
+        references: whether to add the zero-action, random and scripted references.
+        device: where networks live.
+        overrides: `key=value` texts that change how the agent adapts; see `load_agent`.
+        progress: called with episodes done and to do.
+        threads: threads of PyTorch and of the simulator.
+
+    Raises:
+        ConfigError: for an unknown protocol, or an override that an evaluation cannot make.
+        RunError: when the directory is not a run.
+        CheckpointError: when it has no usable checkpoint.
+    """
+    folder = Path(run_dir)
+    description, config = _read_for_evaluation(folder, overrides)
+    chosen = find_protocol(protocol)
+    changes: dict[str, Any] = {"split": split}
+    if seeds is not None:
+        changes["seeds"] = tuple(seeds)
+    if num_tasks is not None:
+        changes["num_tasks"] = num_tasks
+    chosen = evaluation.Protocol.from_dict(chosen.to_dict() | changes)
+    family, arguments = description["env_id"], environment_arguments(config, threads)
+    with torch_threads(threads):
+        agent = load_agent(folder, device=device, overrides=overrides)
+        report = evaluation.evaluate(
+            agent,
+            family,
+            chosen,
+            env_arguments=arguments,
+            progress=progress,
+            agent_name=description["agent"],
+        )
+        if references:
+            others = evaluation.reference_reports(family, chosen, env_arguments=arguments)
+            report = report.with_references(others)
+    stem = report_stem(split, chosen, overrides)
+    report.to_json(folder / f"report_{stem}.json")
+    evaluation.plot_adaptation(report, folder / f"report_{stem}.png")
+    if records := diagnostics(agent):
+        write_json(folder / f"adaptation_{stem}.json", {"records": records})
+    return report
+
+
+def report_stem(split: str, protocol: evaluation.Protocol, overrides: Sequence[str] = ()) -> str:
+    """What the names of an evaluation's files have in common."""
+    changes = (f"{key}-{value}" for key, value in sorted(parse_overrides(overrides).items()))
+    return "_".join((split, protocol.name or "protocol", *changes))

@@ -1,0 +1,180 @@
+"""A Tianshou logger that writes one JSON line per iteration, and TensorBoard events."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tianshou.utils.logger.logger_base import BaseLogger
+from torch.utils.tensorboard import SummaryWriter
+
+from metarl_agents.run.metrics import GLOSSARY, TIMING_GLOSSARY
+
+Record = dict[str, float]
+
+
+class JsonLines:
+    """A file of JSON objects, one per line, that can be cut back to an earlier length.
+
+    Args:
+        path: the file; created when missing.
+        lines: number of lines to keep of what is there.
+        glossary: the names that may be written.
+    """
+
+    def __init__(self, path: Path, lines: int, glossary: dict[str, str]) -> None:
+        kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
+        if len(kept) < lines:
+            raise ValueError(f"{path} has {len(kept)} lines, but the checkpoint counts {lines}")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(b"".join(kept))
+        os.replace(temporary, path)
+        self.path = path
+        self.lines = lines
+        self.glossary = glossary
+
+    def write(self, record: Record) -> None:
+        """Appends one record.
+
+        Raises:
+            KeyError: for a name the glossary does not define.
+        """
+        for name in record:
+            if name not in self.glossary:
+                raise KeyError(f"the metric {name!r} is missing from metarl_agents.run.metrics")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.lines += 1
+
+
+class TrainingLogger(BaseLogger):  # type: ignore[misc]
+    """Gathers what a trainer reports in an iteration and writes it when the iteration ends.
+
+    Tianshou calls `log_training_data` after each collection, `log_update_data` after each gradient
+    step and `save_data` at the end of an epoch, which here is one iteration.
+
+    Args:
+        folder: the run's directory.
+        position: iteration, environment steps and gradient steps to continue from.
+        lines: lines of `metrics.jsonl` and `timing.jsonl` to keep.
+        on_iteration: called with each iteration's record after it is written.
+        on_update: called after each gradient step.
+        take_losses: gives the mean losses that no gradient step has reported yet.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        position: tuple[int, int, int],
+        lines: tuple[int, int],
+        on_iteration: Callable[[Record], None],
+        on_update: Callable[[], None],
+        take_losses: Callable[[], Record] = dict,
+    ) -> None:
+        # An interval of zero, because Tianshou counts iterations where it says update steps and
+        # would pass on the first gradient step of each only.
+        super().__init__(training_interval=0, update_interval=0)
+        self.iteration, self.env_steps, self.gradient_steps = position
+        self.metrics = JsonLines(folder / "metrics.jsonl", lines[0], GLOSSARY)
+        self.timing = JsonLines(folder / "timing.jsonl", lines[1], TIMING_GLOSSARY)
+        self.events = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=self.env_steps + 1 if self.iteration else None
+        )
+        self.on_iteration = on_iteration
+        self.on_update = on_update
+        self.take_losses = take_losses
+        self.record: Record = {}
+        self.started = time.perf_counter()
+        self.seconds_collect = 0.0
+        self.seconds_update = 0.0
+
+    # -- what Tianshou's trainer calls ----------------------------------------------------------
+
+    def log_training_data(self, log_data: dict[str, Any], step: int) -> None:
+        """Keeps the statistics of a collection."""
+        returns, lengths = log_data["returns_stat"], log_data["lens_stat"]
+        self.record |= {
+            "collect/episodes": log_data["n_collected_episodes"],
+            "collect/episode_length": lengths["mean"],
+            **{f"collect/return_{name}": returns[name] for name in ("mean", "std", "min", "max")},
+            **{
+                f"collect/return_{name}": stats["mean"]
+                for name, stats in log_data["returns_by_conditioning"].items()
+            },
+        }
+        self.seconds_collect += log_data["collect_time"]
+        self.env_steps = step
+
+    def log_update_data(self, log_data: dict[str, Any], step: int) -> None:
+        """Keeps the losses of a gradient step where it reports any."""
+        self.gradient_steps += 1
+        self.seconds_update += log_data["train_time"]
+        for name, value in (log_data["losses"] or {}).items():
+            self.record[f"update/{name}"] = value
+        self.on_update()
+
+    def save_data(
+        self,
+        epoch: int,
+        env_step: int,
+        update_step: int,
+        save_checkpoint_fn: Callable[[int, int, int], str] | None = None,
+    ) -> None:
+        """Writes the iteration's record, then lets the run save a checkpoint."""
+        self.iteration = epoch
+        # An iteration may make fewer gradient steps than a report takes.
+        for name, value in self.take_losses().items():
+            self.record[f"update/{name}"] = value
+        position: Record = {
+            "iteration": epoch,
+            "env_steps": env_step,
+            "gradient_steps": self.gradient_steps,
+        }
+        record, self.record = position | self.record, {}
+        self.metrics.write(record)
+        self.timing.write(
+            {
+                "iteration": epoch,
+                "seconds": time.perf_counter() - self.started,
+                "seconds_collect": self.seconds_collect,
+                "seconds_update": self.seconds_update,
+            }
+        )
+        for name, value in record.items():
+            self.events.add_scalar(name, value, global_step=env_step)
+        self.on_iteration(record)
+        if save_checkpoint_fn is not None:
+            save_checkpoint_fn(epoch, env_step, update_step)
+
+    def log_info_data(self, log_data: dict[str, Any], step: int) -> None:
+        """Nothing: what Tianshou sums up here is in the records."""
+
+    def restore_data(self) -> tuple[int, int, int]:
+        """Epoch, environment steps and training steps to continue from."""
+        return self.iteration, self.env_steps, self.iteration
+
+    def finalize(self) -> None:
+        """Closes the event file."""
+        self.events.close()
+
+    def write(self, step_type: str, step: int, data: dict[str, Any]) -> NoReturn:
+        """Not used: records are written whole by `save_data`."""
+        raise NotImplementedError("records are written by save_data")
+
+    def prepare_dict_for_logging(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """The data as they are: this logger picks what it writes by name."""
+        return log_data
+
+    @staticmethod
+    def restore_logged_data(log_path: str) -> dict[str, Any]:
+        """The records of a run as columns.
+
+        Args:
+            log_path: the run's directory.
+        """
+        text = (Path(log_path) / "metrics.jsonl").read_text(encoding="utf-8")
+        records = [json.loads(line) for line in text.splitlines()]
+        return {name: [r[name] for r in records if name in r] for name in GLOSSARY}
