@@ -17,7 +17,7 @@ from typing import Any
 
 from metarl_agents.registry import AGENTS
 from metarl_envs import Family, family, registered_ids
-from metarl_envs.page import markdown_table, page
+from metarl_envs.pages.page import markdown_table, page
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "environments"
@@ -159,7 +159,7 @@ def draw() -> None:
 
     from metarl_envs import MetaEnv
     from metarl_envs.files import atomic_path
-    from metarl_envs.task_plot import plot_tasks
+    from metarl_envs.pages.task_plot import plot_tasks
 
     for f in map(family, registered_ids()):
         env = MetaEnv(f, split="test", task=min(3, f.splits["test"].count - 1), render_mode="rgb_array")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl_envs.evaluation import Report
+from metarl_envs.evaluation import Report, summarise
 
 AS_THEY_ARE = ("config.json", "versions.json", "metrics.jsonl", "evaluations.jsonl")
 
@@ -30,7 +30,7 @@ def condensed(report: Report) -> dict[str, Any]:
         result: list[Any] = np.round(means, 4).tolist()
         return result
 
-    summary = report.summary()
+    summary = summarise(report)
     return {
         "agent": report.agent,
         "family": report.family,

@@ -13,6 +13,16 @@ PACKAGES = Path(__file__).resolve().parents[1] / "packages"
 
 #: From the ground up. A module outside any folder is a room of its own.
 FLOORS = {
+    "metarl_envs": (
+        {"files"},
+        {"simulation"},
+        {"bodies"},
+        {"families"},
+        {"core"},
+        {"vector_env", "transition_model", "pages"},
+        {"env", "evaluation"},
+        {"__init__", "cli"},
+    ),
     "metarl_agents": (
         {"common", "networks"},
         {"replay", "trials"},

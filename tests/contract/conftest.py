@@ -2,7 +2,7 @@
 
 import pytest
 
-from metarl_envs.headless import prefer_headless_rendering
+from metarl_envs.simulation.headless import prefer_headless_rendering
 
 # Test modules import mujoco before any environment does, and it chooses its backend when imported.
 prefer_headless_rendering()

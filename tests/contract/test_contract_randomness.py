@@ -8,6 +8,7 @@ import pytest
 from contract_helpers import IDS, assert_same, each_id, each_variant, make_native, random_actions, rollout
 
 import metarl_envs
+from metarl_envs.families import specs, tables
 
 GLOBAL_DRAWS = (
     "beta", "bytes", "choice", "exponential", "gamma", "normal", "permutation", "rand", "randint", "randn",
@@ -31,13 +32,13 @@ def _whole_life(family_id, arguments, seed):
     envs.close()
     family = metarl_envs.family(family_id)
     results.append([t.parameters for t in family.sample_tasks(2, np.random.default_rng(1))])
-    metarl_envs.specs.parse(family_id, metarl_envs.specs.read_toml(_specification(family_id)))
-    results.extend(metarl_envs.tables.derive(family).values())
+    specs.parse(family_id, specs.read_toml(_specification(family_id)))
+    results.extend(tables.derive(family).values())
     return results
 
 
 def _specification(family_id):
-    return metarl_envs.tables.spec_directory() / f"{family_id}.toml"
+    return tables.spec_directory() / f"{family_id}.toml"
 
 
 @each_variant

@@ -12,7 +12,7 @@ from contract_helpers import IDS, assert_same, each_id, each_variant, make_nativ
 from gymnasium.utils.env_checker import check_env
 
 import metarl_envs
-from metarl_envs.page import page
+from metarl_envs.pages.page import page
 
 
 def test_there_are_ids_and_each_is_registered():

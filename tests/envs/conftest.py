@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from metarl_envs import models, specs, tables
-from metarl_envs.headless import prefer_headless_rendering
+from metarl_envs.families import models, specs, tables
+from metarl_envs.simulation.headless import prefer_headless_rendering
 
 # Test modules import mujoco before any environment does, and it chooses its backend when imported.
 prefer_headless_rendering()

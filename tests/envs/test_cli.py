@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import metarl_envs
-from metarl_envs import cli, models, specs, tables
-from metarl_envs.frames import write_frames
-from metarl_envs.page import page
+from metarl_envs import cli
+from metarl_envs.families import models, specs, tables
+from metarl_envs.pages.frames import write_frames
+from metarl_envs.pages.page import page
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import metarl_envs
-from metarl_envs import engine as engines
 from metarl_envs.bodies import BODIES, body_class
+from metarl_envs.simulation import engine as engines
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 

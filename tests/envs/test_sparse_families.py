@@ -7,7 +7,7 @@ import pytest
 import metarl_envs
 from metarl_envs import MetaVectorEnv, family
 from metarl_envs.bodies import jaco
-from metarl_envs.jaco_poses import HIGH, LOW, PoseSolver
+from metarl_envs.bodies.jaco_poses import HIGH, LOW, PoseSolver
 
 RING, BOX = "MetaQuadruped-GoToRing-v0", "MetaBall-MoveBox-v0"
 REACH, TARGET = "MetaJaco-Reach-v0", "MetaCMUHumanoid-GoToTarget-v0"

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import metarl_envs
-from metarl_envs import SpecError, registration, specs, tables
+from metarl_envs import SpecError
 from metarl_envs.core import Core
+from metarl_envs.families import registration, specs, tables
 
 IDS = metarl_envs.registered_ids()
 CONTENTS = {i: specs.read_toml(tables.spec_directory() / f"{i}.toml") for i in IDS}

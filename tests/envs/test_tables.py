@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metarl_envs
-from metarl_envs import SpecError, Task, distributions, specs, tables
-from metarl_envs.distributions import Annulus, Arc, Choice, Disc, Pair, Power, Ring, Uniform
+from metarl_envs import SpecError, Task
 from metarl_envs.evaluation import Protocol, ZeroAgent, evaluate
-from metarl_envs.families import Split
+from metarl_envs.families import distributions, specs, tables
+from metarl_envs.families.distributions import Annulus, Arc, Choice, Disc, Pair, Power, Ring, Uniform
+from metarl_envs.families.tables import Split
+from metarl_envs.pages.page import page
 
 IDS = metarl_envs.registered_ids()
 DISCRETE = [i for i in IDS if metarl_envs.family(i).train_equals_test]
@@ -287,7 +289,7 @@ def test_a_family_of_members_says_that_it_has_no_validation_tasks(family_id):
     ):
         with pytest.raises(ValueError, match=message):
             use()
-    assert "only its members, so there are no validation tasks" in family.page()
+    assert "only its members, so there are no validation tasks" in page(family)
 
 
 def _with_counts(family, factor):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import metarl_envs
-from metarl_envs.task_plot import plot_tasks
+from metarl_envs.pages.task_plot import plot_tasks
 
 
 @pytest.fixture

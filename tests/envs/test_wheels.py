@@ -107,8 +107,8 @@ USE = """
 import pathlib, sys
 import gymnasium
 import metarl_envs
-from metarl_envs import tables
-from metarl_envs.page import page
+from metarl_envs.families import tables
+from metarl_envs.pages.page import page
 target = pathlib.Path(sys.argv[1])
 assert pathlib.Path(metarl_envs.__file__).is_relative_to(target), metarl_envs.__file__
 assert tables.spec_directory() == target / "metarl_envs" / "tasks_spec", tables.spec_directory()

@@ -142,6 +142,7 @@ def evaluate(
     """
     from metarl_agents.run.evaluate import evaluate_run, report_stem
     from metarl_agents.run.monitor import find_protocol
+    from metarl_envs.evaluation import summarise
 
     chosen = None if seeds is None else _integers("seeds", seeds)
     report = evaluate_run(
@@ -154,7 +155,7 @@ def evaluate(
         overrides=overrides or [],
         threads=threads,
     )
-    print(report.summary())
+    print(summarise(report))
     stem = report_stem(split, find_protocol(protocol), overrides or [])
     print(f"written: {run_dir}/report_{stem}.json and .png")
 

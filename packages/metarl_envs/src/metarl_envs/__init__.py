@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metarl_envs.families import Family
-from metarl_envs.registration import register_families
-from metarl_envs.schema import SpecError
-from metarl_envs.specs import family, registered_ids
-from metarl_envs.tasks import Task
+from metarl_envs.families.family import Family
+from metarl_envs.families.registration import register_families
+from metarl_envs.families.schema import SpecError
+from metarl_envs.families.specs import family, registered_ids
+from metarl_envs.families.task import Task
 
 if TYPE_CHECKING:
     from metarl_envs.env import MetaEnv
-    from metarl_envs.transitions import TransitionModel
+    from metarl_envs.transition_model import TransitionModel
     from metarl_envs.vector_env import MetaVectorEnv
 
 __version__ = "0.1.0"
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
 
         return MetaEnv
     if name == "TransitionModel":
-        from metarl_envs.transitions import TransitionModel
+        from metarl_envs.transition_model import TransitionModel
 
         return TransitionModel
     if name == "MetaVectorEnv":

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from metarl_envs import models, tables
-from metarl_envs.families import Family
+from metarl_envs.families import models, tables
+from metarl_envs.families.family import Family
+from metarl_envs.families.specs import family, registered_ids
 from metarl_envs.files import atomic_path
-from metarl_envs.specs import family, registered_ids
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,7 +100,7 @@ def describe(
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
 ) -> None:
     """Print a family's documentation page."""
-    from metarl_envs.page import page
+    from metarl_envs.pages.page import page
 
     write_out(page(family(family_id)), out)
 
@@ -123,7 +123,7 @@ def render(
 ) -> None:
     """Draw a family into a picture or a clip, its task marked."""
     from metarl_envs.env import MetaEnv
-    from metarl_envs.frames import CLIPS, check_format, write_frames
+    from metarl_envs.pages.frames import CLIPS, check_format, write_frames
 
     path = Path(f"{family_id}.png") if out is None else out
     check_format(path)
@@ -161,7 +161,7 @@ def problems(f: Family) -> list[str]:
 
 
 def _model_problems(f: Family) -> list[str]:
-    from metarl_envs.page import build_core
+    from metarl_envs.core import build_core
 
     found = []
     for arguments in models.variants(f):
@@ -224,7 +224,7 @@ def plot(
     out: Annotated[Path | None, typer.Option(help="The PNG to write (default: ID-tasks.png).")] = None,
 ) -> None:
     """Draw where the tasks of every split lie."""
-    from metarl_envs.task_plot import plot_tasks
+    from metarl_envs.pages.task_plot import plot_tasks
 
     path = Path(f"{family_id}-tasks.png") if out is None else out
     if path.suffix != ".png":
@@ -236,7 +236,7 @@ def plot(
 @tasks_app.command()
 def freeze(family_id: FamilyId) -> None:
     """Freeze a new family, or a new split of one: write its tables and record its checksums."""
-    from metarl_envs.page import build_core
+    from metarl_envs.core import build_core
 
     f = family(family_id)
     new = tables.freeze(f)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from metarl_envs.bodies import body_class
 from metarl_envs.bodies.base import Body
-from metarl_envs.families import Family
-from metarl_envs.headless import prefer_headless_rendering
-from metarl_envs.objectives import OBJECTIVES, Motion
-from metarl_envs.schema import check_options
-from metarl_envs.tasks import Task
+from metarl_envs.families.family import Family
+from metarl_envs.families.schema import check_options
+from metarl_envs.families.task import Task
+from metarl_envs.simulation.headless import prefer_headless_rendering
+from metarl_envs.simulation.objectives import OBJECTIVES, Motion
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -137,7 +137,7 @@ class Core:
         self._make_body: Callable[[int, int], Body] = functools.partial(make_body, **options["body"])
         self.body: Body = self._make_body(num, num_threads)
         if self.body.model is not None:
-            from metarl_envs.models import check_model  # the point families need no MuJoCo
+            from metarl_envs.families.models import check_model  # the point families need no MuJoCo
 
             check_model(family, self.body.model, resolved)
         if not self.body.reports_contact_forces:
@@ -370,7 +370,7 @@ class Core:
         """Returns the checksum of the compiled model, or None for a body without one."""
         if self.body.model is None:
             return None
-        from metarl_envs.models import model_checksum
+        from metarl_envs.families.models import model_checksum
 
         # A task may have written into this body's model, so another one is asked.
         return model_checksum(self._make_body(1, 1).model)
@@ -378,3 +378,15 @@ class Core:
     def close(self) -> None:
         """Frees the simulations."""
         self.body.close()
+
+
+def build_core(family: Family, **arguments: Any) -> Core:
+    """Returns one simulation of a family's first training task, to ask it about itself."""
+    return Core(
+        family,
+        1,
+        tasks=[family.task("train", 0)],
+        observe_task=False,
+        num_threads=1,
+        arguments=arguments,
+    )

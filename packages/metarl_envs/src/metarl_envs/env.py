@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.core import Core, restored_generator, state_array, state_part
-from metarl_envs.families import Family
-from metarl_envs.specs import family as find_family
-from metarl_envs.tasks import Task
+from metarl_envs.families.family import Family
+from metarl_envs.families.specs import family as find_family
+from metarl_envs.families.task import Task
 from metarl_envs.vector_env import (
     FRAME_SIZE,
     RENDER_MODES,

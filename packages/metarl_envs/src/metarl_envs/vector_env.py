@@ -22,10 +22,10 @@ from metarl_envs.core import (
     state_array,
     state_part,
 )
-from metarl_envs.families import Family
-from metarl_envs.schema import listed
-from metarl_envs.specs import family as find_family
-from metarl_envs.tasks import Task
+from metarl_envs.families.family import Family
+from metarl_envs.families.schema import listed
+from metarl_envs.families.specs import family as find_family
+from metarl_envs.families.task import Task
 
 RENDER_MODES = ("rgb_array",)
 FRAME_SIZE = (480, 480)

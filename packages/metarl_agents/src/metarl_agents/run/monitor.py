@@ -67,7 +67,7 @@ class Monitor:
         for protocol in self.protocols:
             agent = self.load()
             report = evaluation.evaluate(agent, self.env_id, protocol, env_arguments=self.arguments)
-            summary = report.summary()
+            summary = evaluation.summarise(report)
             record = {
                 "iteration": iteration,
                 "env_steps": env_steps,

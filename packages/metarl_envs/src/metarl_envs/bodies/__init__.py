@@ -14,18 +14,18 @@ BODIES = {
     "cmu_humanoid": "metarl_envs.bodies.cmu_humanoid:CMUHumanoid",
     "half_cheetah": "metarl_envs.bodies.half_cheetah:HalfCheetah",
     "half_cheetah_short": "metarl_envs.bodies.half_cheetah:HalfCheetahShort",
-    "hopper": "metarl_envs.bodies.runners:Hopper",
+    "hopper": "metarl_envs.bodies.planar_runner:Hopper",
     "humanoid": "metarl_envs.bodies.humanoid:Humanoid",
     "jaco": "metarl_envs.bodies.jaco:Jaco",
     "move_box_ball": "metarl_envs.bodies.ball:MoveBoxBall",
     "point": "metarl_envs.bodies.point:Point",
     "quadruped": "metarl_envs.bodies.quadruped:Quadruped",
-    "reacher2": "metarl_envs.bodies.tesp:Reacher2",
-    "reacher4": "metarl_envs.bodies.tesp:Reacher4",
+    "reacher2": "metarl_envs.bodies.reacher:Reacher2",
+    "reacher4": "metarl_envs.bodies.reacher:Reacher4",
     "simple_humanoid": "metarl_envs.bodies.humanoid:SimpleHumanoid",
     "small_ant": "metarl_envs.bodies.ant:SmallAnt",
-    "walker2d": "metarl_envs.bodies.runners:Walker2d",
-    "wheeled": "metarl_envs.bodies.tesp:Wheeled",
+    "walker2d": "metarl_envs.bodies.planar_runner:Walker2d",
+    "wheeled": "metarl_envs.bodies.wheeled:Wheeled",
 }
 """Body name in a specification -> where its class is. Imported on use, because most need MuJoCo."""
 

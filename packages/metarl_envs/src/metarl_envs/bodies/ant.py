@@ -18,8 +18,8 @@ from metarl_envs.bodies.modelling import (
     use_legacy_capsule_inertia,
 )
 from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
-from metarl_envs.bodies.short import ShortBody
-from metarl_envs.rendering import View
+from metarl_envs.bodies.rllab import ShortBody
+from metarl_envs.simulation.rendering import View
 
 # Joints: hip and ankle of legs 1 to 4, at (+, +), (-, +), (-, -), (+, -); motors in another order.
 _MOTORS = ("hip 4", "ankle 4", "hip 1", "ankle 1", "hip 2", "ankle 2", "hip 3", "ankle 3")

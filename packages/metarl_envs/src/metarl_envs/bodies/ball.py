@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Ids, Row
 from metarl_envs.bodies.composed import compile_composed, composed_once, sensor_columns
 from metarl_envs.bodies.mujoco_body import MujocoBody
-from metarl_envs.rendering import View
+from metarl_envs.simulation.rendering import View
 
 BOX_HALF_SIZE = 0.25  # m; our choice: a little larger than the ball, whose radius is 0.2
 _BOX_MASS = 1.0  # kg; our choice: the ball weighs 21

@@ -17,7 +17,7 @@ from metarl_envs.bodies.composed import (
     egocentric,
     sensor_columns,
 )
-from metarl_envs.rendering import View
+from metarl_envs.simulation.rendering import View
 
 _SENSORS = ("walker/sensor_root_gyro", "walker/sensor_root_veloc", "walker/sensor_root_accel")
 _APPENDAGES = ("walker/rradius", "walker/lradius", "walker/rfoot", "walker/lfoot", "walker/head")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Ids
 from metarl_envs.bodies.mujoco_body import MujocoBody
-from metarl_envs.headless import prefer_headless_rendering
+from metarl_envs.simulation.headless import prefer_headless_rendering
 
 # dm_control chooses its renderer when it is imported, which is after this.
 prefer_headless_rendering()

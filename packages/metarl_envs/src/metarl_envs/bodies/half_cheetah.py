@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Row
 from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, use_legacy_capsule_inertia
 from metarl_envs.bodies.mujoco_body import MujocoBody, OnLine
-from metarl_envs.bodies.short import ShortBody
+from metarl_envs.bodies.rllab import ShortBody
 
 _TOTAL_MASS = 14.0  # kg; the asset asks for it by a compiler attribute that MuJoCo 4 deprecates
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Mask, Row, if_any, outside
 from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, halve_margins, own_spec
 from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
-from metarl_envs.bodies.short import ShortBody
+from metarl_envs.bodies.rllab import ShortBody
 
 _SIMPLE_MOTORS = (
     "right hip, sideways", "right hip, forward", "right knee", "left hip, sideways", "left hip, forward",

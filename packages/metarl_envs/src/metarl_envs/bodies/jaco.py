@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Ids, Row
 from metarl_envs.bodies.composed import compile_composed, composed_once, sensor_columns
 from metarl_envs.bodies.mujoco_body import MujocoBody
-from metarl_envs.rendering import View
+from metarl_envs.simulation.rendering import View
 
 POSES_FILE = Path(__file__).parent / "assets" / "jaco_poses.npy"
 _POSES_SHA256 = "0d6980b0cf543e87fed14b7cffcd22dde307de0fa3070aeb7311b075178f1606"

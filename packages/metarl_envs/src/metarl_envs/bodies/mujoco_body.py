@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Body, Ids, Mask
-from metarl_envs.engine import make_engine
-from metarl_envs.rendering import Renderer, View
+from metarl_envs.simulation.engine import make_engine
+from metarl_envs.simulation.rendering import Renderer, View
 
 
 class MujocoBody(Body):

@@ -18,7 +18,7 @@ from metarl_envs.bodies.composed import (
     relative_quaternions,
     sensor_columns,
 )
-from metarl_envs.rendering import View
+from metarl_envs.simulation.rendering import View
 
 _SENSORS = ("walker/torso_gyro", "walker/torso_vel", "walker/torso_accel")
 _LEGS = ("front left", "front right", "back right", "back left")

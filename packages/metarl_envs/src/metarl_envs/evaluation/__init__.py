@@ -1,9 +1,9 @@
 """Evaluation that knows no agent library: protocols, the trial loop, statistics, report, plot.
 
-from metarl_envs.evaluation import PROTOCOLS, evaluate, plot_adaptation
+from metarl_envs.evaluation import PROTOCOLS, evaluate, plot_adaptation, summarise
 
 report = evaluate(my_agent, "MetaPoint-Goal-v0", PROTOCOLS["pearl"])
-print(report.summary())
+print(summarise(report))
 report.to_json("result.json")
 plot_adaptation(report, "result.png")
 """
@@ -33,7 +33,7 @@ from metarl_envs.evaluation.statistics import (
     stratified_bootstrap_interval,
     task_bootstrap_interval,
 )
-from metarl_envs.evaluation.summary import AdaptationCurve, Estimate, Summary, adaptation_curve
+from metarl_envs.evaluation.summary import AdaptationCurve, Estimate, Summary, adaptation_curve, summarise
 
 __all__ = [
     "PROTOCOLS",
@@ -64,5 +64,6 @@ __all__ = [
     "scripted_oracle",
     "stratified_bootstrap",
     "stratified_bootstrap_interval",
+    "summarise",
     "task_bootstrap_interval",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from metarl_envs.tables import checksum
+from metarl_envs.families.tables import checksum
 
 _DISTRIBUTIONS = ("metarl-envs", "gymnasium", "mujoco", "numpy")
 
@@ -25,7 +25,7 @@ class Provenance:
     """Where numbers come from.
 
     Attributes:
-        table_sha256: Checksum of the task table of the split, as `metarl_envs.tables` defines it.
+        table_sha256: Checksum of the task table of the split, as `metarl_envs.families.tables` defines it.
         model_checksum: Checksum of the compiled model; `None` for bodies without one.
         env_arguments: Arguments that the environments were made with, besides the tasks.
         observe_task: Whether the agent saw the task in its observations.

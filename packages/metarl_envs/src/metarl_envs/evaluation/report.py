@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from metarl_envs.evaluation.protocol import Protocol
 from metarl_envs.evaluation.provenance import Provenance
 from metarl_envs.evaluation.statistics import normalised
 from metarl_envs.files import atomic_path, readable_json
-
-if TYPE_CHECKING:
-    from metarl_envs.evaluation.summary import Summary
 
 _FORMAT = "metarl-envs report 1"
 _PER_EPISODE = {
@@ -159,16 +156,6 @@ class Report:
                 )
         bottom, top = (self.references[name].mean(axis=0) for name in (low, high))
         return np.asarray(normalised(self.scores, bottom, top))
-
-    def summary(self, *, repetitions: int = 2000, confidence: float = 0.95) -> Summary:
-        """Adaptation curve, score and references with bootstrap intervals; `str` makes a table.
-
-        The resamples are drawn from a generator of the summary's own with a fixed seed, so the same
-        report always gives the same intervals.
-        """
-        from metarl_envs.evaluation.summary import summarise
-
-        return summarise(self, repetitions=repetitions, confidence=confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values."""

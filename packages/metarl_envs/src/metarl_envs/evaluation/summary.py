@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from metarl_envs.evaluation.report import Report
 from metarl_envs.evaluation.statistics import (
     Statistic,
     iqm,
@@ -17,9 +18,6 @@ from metarl_envs.evaluation.statistics import (
     stratified_bootstrap_interval,
     task_bootstrap_interval,
 )
-
-if TYPE_CHECKING:
-    from metarl_envs.evaluation.report import Report
 
 
 class Estimate(NamedTuple):
@@ -229,7 +227,16 @@ class Summary:
 
 
 def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.95) -> Summary:
-    """The summary of a report; see `Report.summary`."""
+    """Adaptation curve, score and references with bootstrap intervals; `str` makes a table.
+
+    The resamples are drawn from a generator of the summary's own with a fixed seed, so the same
+    report always gives the same intervals.
+
+    Args:
+        report: the report.
+        repetitions: resamples.
+        confidence: probability mass of the intervals.
+    """
 
     # A fixed generator for every number: the same report gives the same intervals, and a curve's
     # last point the same as the score where they are the same episodes.

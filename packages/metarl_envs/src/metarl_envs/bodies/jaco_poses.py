@@ -1,6 +1,6 @@
 """The bank of starting poses of the Jaco arm, and the inverse kinematics that makes it.
 
-    python -m metarl_envs.jaco_poses FILE
+    python -m metarl_envs.bodies.jaco_poses FILE
 
 A pose is drawn as dm_control's reach task draws it: the fingers closed by one uniform fraction, the pinch
 site uniform in its box and pointing down, found by inverse kinematics from random joint angles, and refused

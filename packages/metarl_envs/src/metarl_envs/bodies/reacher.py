@@ -1,4 +1,4 @@
-"""TESP's wheeled robot and reachers: velocity servos, starting states without noise."""
+"""TESP's reachers: planar arms with velocity servos, starting states without noise."""
 
 from __future__ import annotations
 
@@ -10,58 +10,14 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Row
 from metarl_envs.bodies.modelling import compile_with_mass, own_spec, use_legacy_capsule_inertia
 from metarl_envs.bodies.mujoco_body import MujocoBody
-from metarl_envs.rendering import View
+from metarl_envs.simulation.rendering import View
 
 _TOTAL_MASS = 24.0  # kg
-_END = (
+ENDS_ON_ARRIVAL = (
     "Never, except that a simulation which diverges ends (`info['diverged']`). With `termination='legacy'`,"
     " on arrival."
 )
-
-
-class Wheeled(MujocoBody):
-    """N cars that slide and turn on a plane, driven by two wheels."""
-
-    actions = (
-        Row(1, "servo velocity of wheel 1, × 50", "rad/s"),
-        Row(1, "servo velocity of wheel 2, × 50", "rad/s"),
-    )
-    position_noise = velocity_noise = 0.0
-    view: ClassVar[View] = View(distance=3.5, elevation=-40.0, marker=0.08)
-    start_text = "At the origin, at rest; no noise."
-    end_text = _END
-    observations = (
-        Row(3, "displacement of the car along x, y, z", "m"),
-        Row(2, "sine and cosine of its yaw", "1"),
-        Row(3, "its velocity along x, y, z", "m/s"),
-        Row(1, "its yaw velocity", "rad/s"),
-    )
-    info_keys: ClassVar[dict[str, str]] = {
-        "x_position": "position of the car along x after the step, m",
-        "y_position": "position of the car along y after the step, m",
-    }
-
-    def __init__(self, num: int, num_threads: int, frame_skip: int = 5) -> None:
-        """Builds the simulations.
-
-        Args:
-            num: how many.
-            num_threads: threads to step on.
-            frame_skip: substeps of 0.01 s per step.
-        """
-        super().__init__(compile_with_mass(own_spec("wheeled.xml")), num, num_threads, frame_skip)
-
-    def observe(self, out: NDArray[np.floating]) -> None:
-        """Writes the car's position and velocity; wheel angles and speeds are left out."""
-        qpos, qvel = self.engine.qpos, self.engine.qvel
-        out[:, :3] = qpos[:, :3]
-        out[:, 3] = np.sin(qpos[:, 3])
-        out[:, 4] = np.cos(qpos[:, 3])
-        out[:, 5:9] = qvel[:, :4]
-
-    def position(self) -> Array:
-        """Returns x and y of the car, `(N, 2)`."""
-        return self.engine.qpos[:, :2].copy()
+"""How episodes end on TESP's bodies."""
 
 
 class Reacher(MujocoBody):
@@ -72,7 +28,7 @@ class Reacher(MujocoBody):
         distance=5.5, elevation=-89.0, marker=0.1, marker_height=0.3, centre=(0.0, 0.0, 0.0)
     )  # from above, the goal over the arm
     start_text = "Stretched along x, at rest; no noise."
-    end_text = _END
+    end_text = ENDS_ON_ARRIVAL
     links: ClassVar[tuple[float, ...]]
     """Distances between the joints, and from the last one to the fingertip, m."""
     info_keys: ClassVar[dict[str, str]] = {

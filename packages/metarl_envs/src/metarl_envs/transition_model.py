@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.bodies.short import ShortBody
-from metarl_envs.families import Family
-from metarl_envs.page import build_core
-from metarl_envs.specs import family as find_family
+from metarl_envs.bodies.rllab import ShortBody
+from metarl_envs.core import build_core
+from metarl_envs.families.family import Family
+from metarl_envs.families.specs import family as find_family
 
 Array = NDArray[np.float64]
 

@@ -8,12 +8,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from metarl_envs import distributions, schema, tables
 from metarl_envs.bodies import BODIES
-from metarl_envs.distributions import Distribution
-from metarl_envs.families import Argument, Family, Split, Subset
-from metarl_envs.objectives import OBJECTIVES
-from metarl_envs.schema import SpecError, listed, suggestion
+from metarl_envs.families import distributions, schema, tables
+from metarl_envs.families.distributions import Distribution
+from metarl_envs.families.family import Argument, Family, Subset
+from metarl_envs.families.schema import SpecError, listed, suggestion
+from metarl_envs.simulation.objectives import OBJECTIVES
 
 SPLITS = ("train", "validation", "test", "ood")
 """The split names there are, in the order of every table."""
@@ -98,7 +98,7 @@ def _named_splits(file: str, key: str, names: Iterable[str], splits: Mapping[str
     return tuple(names)
 
 
-def _subsets(file: str, table: Mapping[str, Any], splits: Mapping[str, Split]) -> dict[str, Subset]:
+def _subsets(file: str, table: Mapping[str, Any], splits: Mapping[str, tables.Split]) -> dict[str, Subset]:
     schema.check(file, "subsets", table, dict.fromkeys(table, schema.table()))
     subsets = {}
     for name, row in table.items():
@@ -116,13 +116,13 @@ def _subsets(file: str, table: Mapping[str, Any], splits: Mapping[str, Split]) -
 
 def _splits(
     file: str, content: Mapping[str, Any], base: Distribution, size: int, discrete: bool
-) -> dict[str, Split]:
+) -> dict[str, tables.Split]:
     table = content["splits"]
     optional = {"ood"} | ({"validation"} if discrete else set())
     schema.check(file, "splits", table, {s: schema.table(required=s not in optional) for s in SPLITS})
     if discrete and "validation" in table:
         raise SpecError(f"{file}: splits.validation must be left out of a family that has only its members")
-    splits: dict[str, Split] = {}
+    splits: dict[str, tables.Split] = {}
     for split in (s for s in SPLITS if s in table):
         row = table[split]
         schema.check(file, f"splits.{split}", row, _VALIDATION_KEYS if split == "validation" else _SPLIT_KEYS)
@@ -130,7 +130,7 @@ def _splits(
         if "distribution" in row:
             where = f"splits.{split}.distribution"
             distribution = distributions.parse(file, where, row["distribution"], size)
-        splits[split] = Split(split, row["count"], distribution)
+        splits[split] = tables.Split(split, row["count"], distribution)
     return splits
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gymnasium
 
-from metarl_envs import schema, tables
-from metarl_envs.specs import HORIZON, read_toml, registered_ids
+from metarl_envs.families import schema, tables
+from metarl_envs.families.specs import HORIZON, read_toml, registered_ids
 
 
 def register_families() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from metarl_envs.bodies.base import Row
-from metarl_envs.core import Core
-from metarl_envs.families import Family
+from metarl_envs.core import build_core
+from metarl_envs.families.family import Family
 
 _COMMON_ARGUMENTS = (
     ("split", "train", "where the default task and task indices are from"),
@@ -32,18 +31,6 @@ def _spans(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
         result.append((str(start) if row.size == 1 else f"{start} to {end}", row.what, row.unit))
         start += row.size
     return result
-
-
-def build_core(family: Family, **arguments: Any) -> Core:
-    """Returns one simulation of a family's first training task, to ask it about itself."""
-    return Core(
-        family,
-        1,
-        tasks=[family.task("train", 0)],
-        observe_task=False,
-        num_threads=1,
-        arguments=arguments,
-    )
 
 
 def _further_terms(family: Family, known: Sequence[str]) -> dict[str, str]:

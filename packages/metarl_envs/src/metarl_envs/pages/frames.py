@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl_envs.families.schema import listed
 from metarl_envs.files import atomic_path
-from metarl_envs.schema import listed
 
 Frames = Sequence[NDArray[np.uint8]]
 

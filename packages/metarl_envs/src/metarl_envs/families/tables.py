@@ -10,25 +10,83 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.distributions import Annulus, Arc, Array, Choice, Uniform
+from metarl_envs.families.distributions import Annulus, Arc, Array, Choice, Distribution, Uniform
+from metarl_envs.families.schema import SpecError
 from metarl_envs.files import atomic_path, readable_json
-from metarl_envs.schema import SpecError
 
-if TYPE_CHECKING:
-    from metarl_envs.families import Family
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a family: how many tasks, and from what they were drawn."""
+
+    name: str
+    count: int
+    distribution: Distribution
+
+
+class Tabled(Protocol):
+    """What tables are derived from; a `Family` has it, and more."""
+
+    @property
+    def id(self) -> str:
+        """The Gymnasium id."""
+        ...
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """Name -> split."""
+        ...
+
+    @property
+    def distribution(self) -> Distribution:
+        """That of the splits without one of their own."""
+        ...
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """One per column."""
+        ...
+
+    @property
+    def train_equals_test(self) -> bool:
+        """Whether train and test hold the same tasks."""
+        ...
+
+    @property
+    def table_rule(self) -> str:
+        """A name in `RULES`."""
+        ...
+
+    @property
+    def table_seed(self) -> int | None:
+        """The seed of a rule that takes one."""
+        ...
+
+    @property
+    def table_splits(self) -> tuple[str, ...]:
+        """The splits that the rule derives."""
+        ...
+
+    @property
+    def table_options(self) -> Mapping[str, float]:
+        """Further numbers of the rule."""
+        ...
 
 
 def spec_directory() -> Path:
     """Returns the folder of the specifications: in the installed package, or in the repository."""
-    packaged = Path(__file__).parent / "tasks_spec"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[4] / "tasks_spec"
+    here = Path(__file__).resolve()
+    # In the package, beside this folder; in the repository, at its top.
+    packaged = here.parents[1] / "tasks_spec"
+    return packaged if packaged.is_dir() else here.parents[5] / "tasks_spec"
 
 
 def _philox_uniforms(key: str, index: int, n: int) -> Array:
@@ -44,7 +102,7 @@ def _philox_uniforms(key: str, index: int, n: int) -> Array:
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _philox(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+def _philox(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
     result = {}
     for name in splits:
         split = family.splits[name]
@@ -54,7 +112,7 @@ def _philox(family: Family, splits: Iterable[str]) -> dict[str, Array]:
     return result
 
 
-def _members(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+def _members(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
     """Every split of a discrete family holds all its members, in their order."""
     result = {}
     for name in splits:
@@ -68,7 +126,7 @@ def _members(family: Family, splits: Iterable[str]) -> dict[str, Array]:
     return result
 
 
-def _random_state_uniform(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+def _random_state_uniform(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
     """One draw of NumPy's frozen legacy generator over all splits: the rule of oyster's lists.
 
     Each split maps its share of the draw onto its own box.
@@ -84,7 +142,7 @@ def _random_state_uniform(family: Family, splits: Iterable[str]) -> dict[str, Ar
     return result
 
 
-def _random_state_arc_grid(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+def _random_state_arc_grid(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
     """Evenly spaced points of an arc, shuffled by the legacy generator: oyster's sparse points."""
     arc = family.distribution
     if not isinstance(arc, Arc):
@@ -96,7 +154,7 @@ def _random_state_arc_grid(family: Family, splits: Iterable[str]) -> dict[str, A
     return dict(zip(counts, np.split(points, ends[:-1]), strict=True))
 
 
-def _random_state_spaced_rings(family: Family, splits: Iterable[str]) -> dict[str, Array]:
+def _random_state_spaced_rings(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
     """Points of a square kept if they lie in the split's ring and far enough from the others: TESP's goals.
 
     The options are `half_width` of the square and the least `spacing`; it holds among all points of one ring,
@@ -132,7 +190,7 @@ RULES = {
 """Rule name of a specification -> the function that derives its tables."""
 
 
-def derive(family: Family) -> dict[str, Array]:
+def derive(family: Tabled) -> dict[str, Array]:
     """Computes a family's tables from its specification, split name -> `(count, P)`."""
     own = RULES[family.table_rule](family, family.table_splits)
     rest = _philox(family, [name for name in family.splits if name not in own])
@@ -153,7 +211,7 @@ def checksums() -> Mapping[str, Any]:
     return result
 
 
-def load(family: Family) -> dict[str, Array]:
+def load(family: Tabled) -> dict[str, Array]:
     """Reads a family's frozen tables and checks them.
 
     Returns:
@@ -172,7 +230,7 @@ def load(family: Family) -> dict[str, Array]:
     return tables
 
 
-def _path(family: Family) -> Path:
+def _path(family: Tabled) -> Path:
     return spec_directory() / "tables" / f"{family.id}.json"
 
 
@@ -184,7 +242,7 @@ def _read(path: Path) -> dict[str, Array]:
         raise SpecError(f"{path.name}: the frozen table cannot be read: {error}") from error
 
 
-def _check(family: Family, name: str, rows: Array) -> None:
+def _check(family: Tabled, name: str, rows: Array) -> None:
     expected_shape = (family.splits[name].count, len(family.parameter_names))
     if rows.shape != expected_shape:
         raise SpecError(f"{_path(family).name}: {name} has shape {rows.shape}, not {expected_shape}")
@@ -195,7 +253,7 @@ def _check(family: Family, name: str, rows: Array) -> None:
         )
 
 
-def overlaps(family: Family, tables: Mapping[str, Array]) -> list[str]:
+def overlaps(family: Tabled, tables: Mapping[str, Array]) -> list[str]:
     """Returns which splits share tasks that they should not; empty where all are disjoint.
 
     Tasks count as the same up to the rounding between two ways to compute them, as on an arc.
@@ -211,7 +269,7 @@ def overlaps(family: Family, tables: Mapping[str, Array]) -> list[str]:
     return found
 
 
-def freeze(family: Family) -> tuple[str, ...]:
+def freeze(family: Tabled) -> tuple[str, ...]:
     """Writes tables and their checksums into the specification folder: a new family's, or a new split's.
 
     Returns:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs import schema
-from metarl_envs.schema import SpecError
+from metarl_envs.families import schema
+from metarl_envs.families.schema import SpecError
 
 Array = NDArray[np.float64]
 

@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from metarl_envs import tables
-from metarl_envs.distributions import Distribution
-from metarl_envs.schema import listed, suggestion
-from metarl_envs.tasks import OFF_TABLE, Task
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a family: how many tasks, and from what they were drawn."""
-
-    name: str
-    count: int
-    distribution: Distribution
+from metarl_envs.families import tables
+from metarl_envs.families.distributions import Distribution
+from metarl_envs.families.schema import listed, suggestion
+from metarl_envs.families.tables import Split
+from metarl_envs.families.task import OFF_TABLE, Task
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Family:
         title: one line.
         summary: a paragraph for the documentation page.
         body: name of the body, a module in `metarl_envs.bodies`.
-        objective: name of the objective in `metarl_envs.objectives`.
+        objective: name of the objective in `metarl_envs.simulation.objectives`.
         horizon: the time limit in steps.
         train_equals_test: whether train and test hold the same tasks, as they must where a family has
             only two.
@@ -70,7 +62,7 @@ class Family:
         arguments: name -> the family's own keyword `Argument`.
         body_options: keyword options of the body.
         objective_options: keyword options of the objective.
-        table_rule: the rule in `metarl_envs.tables` that derives the frozen tables.
+        table_rule: the rule in `metarl_envs.families.tables` that derives the frozen tables.
         table_seed: that rule's seed, where it takes one.
         table_splits: the splits that rule derives, in its order; the others are drawn by `philox`.
         table_options: that rule's further numbers.
@@ -115,12 +107,6 @@ class Family:
             name: tuple(Task(self.id, name, i, tuple(row)) for i, row in enumerate(rows.tolist()))
             for name, rows in tables.load(self).items()
         }
-
-    def page(self) -> str:
-        """Returns the family's documentation page in Markdown; it builds a simulation to describe it."""
-        from metarl_envs.page import page  # which needs the bodies, and they MuJoCo
-
-        return page(self)
 
     def split(self, name: str) -> Split:
         """Returns a split.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarl_envs import tables
-from metarl_envs.families import Family
+from metarl_envs.families import tables
+from metarl_envs.families.family import Family
 
 if TYPE_CHECKING:
     import mujoco

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.distributions import Pair
-from metarl_envs.families import Family
+from metarl_envs.families.distributions import Pair
+from metarl_envs.families.family import Family
 from metarl_envs.files import atomic_path
 
 Array = NDArray[np.float64]

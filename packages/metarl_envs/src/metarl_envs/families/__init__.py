@@ -1,0 +1,1 @@
+"""Families: specifications read and checked, tasks, distributions and the frozen tables."""

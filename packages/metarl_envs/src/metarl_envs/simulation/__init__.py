@@ -1,0 +1,1 @@
+"""Simulation: the engine, reward terms, pictures."""
