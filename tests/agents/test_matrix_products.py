@@ -13,7 +13,7 @@ from metarl_agents.common.config import ConfigError, OffPolicyConfig
 from metarl_agents.common.matrix_products import choose_products, products_by, reason_against_onednn
 from metarl_agents.run import train
 from metarl_agents.run.assembly import Assembly
-from metarl_agents.run.directory import RunError, read_description
+from metarl_agents.run.directory import RunError, recorded_products
 
 SETTING = torch.backends.mkldnn.matmul
 
@@ -173,11 +173,17 @@ def test_a_run_records_it_and_keeps_it_when_resumed(tmp_path, monkeypatch, capsy
     assert sentence in (tmp_path / "moved/log.txt").read_text()
 
 
-def test_a_run_that_does_not_say_it_is_refused(tmp_path):
+def test_a_run_that_does_not_say_it_has_the_default_and_nonsense_is_refused(tmp_path):
     tiny(tmp_path / "run", steps=80 * 20 + 180)
     path = tmp_path / "run/versions.json"
     path.write_text(json.dumps({"python": "3.11"}))
-    with pytest.raises(RunError, match="does not say what computes the run's matrix products"):
+    assert recorded_products(tmp_path / "run") == "default"
+    assert resume(tmp_path / "run", progress=False).finished
+    path.write_text(json.dumps({"matrix_products": "mkl"}))
+    with pytest.raises(RunError, match="must be 'default' or 'onednn', not 'mkl'"):
+        resume(tmp_path / "run", progress=False)
+    path.unlink()
+    with pytest.raises(RunError, match=r"versions.json cannot be read, so the run cannot be resumed"):
         resume(tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="matrix_products must be one of auto, onednn, default, not 'mkl'"):
         tiny(tmp_path / "other", overrides=["matrix_products=mkl"])

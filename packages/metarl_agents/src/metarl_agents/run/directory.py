@@ -42,16 +42,18 @@ def read_description(folder: Path) -> tuple[dict[str, Any], RunConfig]:
 def recorded_products(folder: Path) -> str:
     """What computes the run's matrix products; see `metarl_agents.common.matrix_products`.
 
+    Runs from before there was a choice do not say it, and have the default.
+
     Raises:
-        RunError: when the run's `versions.json` is missing or does not say it.
+        RunError: when the run's `versions.json` cannot be read or says something else.
     """
+    path = folder / "versions.json"
     try:
-        name = json.loads((folder / "versions.json").read_text(encoding="utf-8"))["matrix_products"]
-    except (OSError, KeyError, ValueError) as error:
-        raise RunError(
-            f"{folder / 'versions.json'} does not say what computes the run's matrix products "
-            f"(matrix_products, 'default' or 'onednn'): {error!r}"
-        ) from error
+        name = json.loads(path.read_text(encoding="utf-8")).get("matrix_products", "default")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read, so the run cannot be resumed: {error}") from error
+    if name not in ("default", "onednn"):
+        raise RunError(f"matrix_products in {path} must be 'default' or 'onednn', not {name!r}")
     return str(name)
 
 
