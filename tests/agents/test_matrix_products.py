@@ -13,7 +13,7 @@ from metarl_agents.common.config import ConfigError, OffPolicyConfig
 from metarl_agents.common.matrix_products import choose_products, products_by, reason_against_onednn
 from metarl_agents.run import train
 from metarl_agents.run.assembly import Assembly
-from metarl_agents.run.directory import RunError, recorded_products
+from metarl_agents.run.directory import RunError, read_description, recorded_products
 
 SETTING = torch.backends.mkldnn.matmul
 
