@@ -12,6 +12,7 @@ from straightforward_pearl import StraightforwardPEARL
 
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
 from metarl_agents.common.config import load_config
+from metarl_agents.common.context import Context
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.replay.transitions import Transitions
 from metarl_agents.run.assembly import assemble
@@ -79,11 +80,7 @@ def update(preset: str) -> bool:
     env = MetaVectorEnv(FAMILY, 1)
     algorithm = PEARL.from_config(
         config,
-        observation_space=env.single_observation_space,
-        action_space=env.single_action_space,
-        num_tasks=100,
-        seed=0,
-        device=torch.device("cpu"),
+        Context.of(env, seed=0, device=torch.device("cpu")),
     )
     straightforward = StraightforwardPEARL(algorithm)
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,7 @@ from straightforward_td3_context import StraightforwardTD3Context
 
 from metarl_agents import train
 from metarl_agents.algorithms.td3_context import ContextBatch, TD3Context, TD3ContextConfig
+from metarl_agents.common.context import Context
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.replay.transitions import Transitions
 from metarl_agents.replay.windows import History
@@ -55,11 +56,14 @@ def update() -> bool:
     config = TD3ContextConfig(hidden=(HIDDEN, HIDDEN), history_length=WINDOW, context_size=CONTEXT)
     ours = TD3Context.from_config(
         config,
-        observation_space=box(OBS),
-        action_space=box(ACT),
-        num_tasks=1,
-        seed=0,
-        device=torch.device("cpu"),
+        Context(
+            observation_space=box(OBS),
+            action_space=box(ACT),
+            task_space=box(1),
+            num_tasks=1,
+            seed=0,
+            device=torch.device("cpu"),
+        ),
     )
     theirs = StraightforwardTD3Context(ours)
     ours.generator.manual_seed(0)

@@ -61,6 +61,7 @@ def of_metarl(name: str, seed: int) -> tuple[Train, Act]:
     from metarl_agents.vector_adapter import GymVectorEnvAdapter
     from tianshou.utils.torch_utils import policy_within_training_step
 
+    from metarl_agents.common.context import Context
     from metarl_agents.registry import find_agent
 
     algorithm_class = find_agent(name).load()
@@ -87,11 +88,7 @@ def of_metarl(name: str, seed: int) -> tuple[Train, Act]:
     spaces = (venv.single_observation_space, venv.single_action_space)
     algorithm = algorithm_class.from_config(
         config,
-        observation_space=spaces[0],
-        action_space=spaces[1],
-        num_tasks=1,
-        seed=seed,
-        device=torch.device("cpu"),
+        Context.of(venv, seed=seed, device=torch.device("cpu")),
     )
     buffer = replay_buffer(config, 1, *spaces, seed=seed)
     collector = MetaCollector(

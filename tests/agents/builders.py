@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
+from metarl_agents.common.context import Context
 from metarl_agents.replay.buffer import TaskReplayBuffer
 
 OBS, ACT = 4, 2
@@ -16,11 +17,14 @@ def box(size):
 def build(algorithm, config, *, seed=0, num_tasks=7):
     return algorithm.from_config(
         config,
-        observation_space=box(OBS),
-        action_space=box(ACT),
-        num_tasks=num_tasks,
-        seed=seed,
-        device=torch.device("cpu"),
+        Context(
+            observation_space=box(OBS),
+            action_space=box(ACT),
+            task_space=box(1),
+            num_tasks=num_tasks,
+            seed=seed,
+            device=torch.device("cpu"),
+        ),
     )
 
 

@@ -25,6 +25,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from metarl_agents import evaluate_run, load_agent
 from metarl_agents.algorithms.crl import CRL, CRLBatch, CRLConfig
+from metarl_agents.common.context import Context
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.networks.encoders import product_of_gaussians
 from metarl_agents.networks.heads import MIN_SCALE, Heads, MultiHeadActor, Standard
@@ -37,11 +38,14 @@ def make_crl(seed=0, **changes):
     extra = {"adapter_hidden": (6,), "adapter_batch": E, "adapter_learning_rate": 3e-3}
     return CRL.from_config(
         CRLConfig(**(SMALL | extra | changes)),
-        observation_space=box(OBS),
-        action_space=box(A),
-        num_tasks=K,
-        seed=seed,
-        device=torch.device("cpu"),
+        Context(
+            observation_space=box(OBS),
+            action_space=box(A),
+            task_space=box(1),
+            num_tasks=K,
+            seed=seed,
+            device=torch.device("cpu"),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from metarl_agents.algorithms.oracle import Oracle, OracleConfig
 from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
+from metarl_agents.common.context import Context
 from metarl_agents.networks.encoders import product_of_gaussians
 from metarl_agents.replay.buffer import TaskReplayBuffer
 from metarl_agents.replay.collector import Schedule, Stage
@@ -34,11 +35,14 @@ def box(size):
 def make_pearl(seed=0, **changes):
     return PEARL.from_config(
         PEARLConfig(**(SMALL | changes)),
-        observation_space=box(OBS),
-        action_space=box(A),
-        num_tasks=7,
-        seed=seed,
-        device=torch.device("cpu"),
+        Context(
+            observation_space=box(OBS),
+            action_space=box(A),
+            task_space=box(1),
+            num_tasks=7,
+            seed=seed,
+            device=torch.device("cpu"),
+        ),
     )
 
 
@@ -228,10 +232,15 @@ def test_update_needs_a_training_step_a_task_buffer_and_a_size():
 def test_same_seed_same_weights(algorithm, config):
     states = []
     for seed in (4, 4, 5):
-        agent = algorithm.from_config(
-            config, observation_space=box(OBS), action_space=box(A), num_tasks=7, seed=seed,
+        context = Context(
+            observation_space=box(OBS),
+            action_space=box(A),
+            task_space=box(1),
+            num_tasks=7,
+            seed=seed,
             device=torch.device("cpu"),
-        )  # fmt: skip
+        )
+        agent = algorithm.from_config(config, context)
         buffer = filled_buffer()
         with policy_within_training_step(agent.policy):
             for _ in range(3):

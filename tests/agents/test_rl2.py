@@ -10,6 +10,7 @@ from torch.distributions import Independent, Normal
 import metarl_envs
 from metarl_agents.algorithms.rl2 import RL2, RL2Config
 from metarl_agents.common.config import ConfigError
+from metarl_agents.common.context import Context
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.networks.functional import Gaussian
 from metarl_agents.trials.collector import TrialCollector
@@ -45,11 +46,7 @@ def test_memory_lasts_for_a_trial_of_episodes_that_end_early(cell):
     venv.reset(seed=3)
     algorithm = RL2.from_config(
         config,
-        observation_space=venv.single_observation_space,
-        action_space=venv.single_action_space,
-        num_tasks=40,
-        seed=0,
-        device=torch.device("cpu"),
+        Context.of(venv, seed=0, device=torch.device("cpu")),
     )
     policy = algorithm.policy
     collector = TrialCollector(
@@ -252,11 +249,7 @@ def test_an_evaluation_keeps_the_memory_to_the_end_of_its_trial_and_few_episodes
     venv = metarl_envs.MetaVectorEnv("MetaPoint-Goal-v0", 1)
     algorithm = RL2.from_config(
         RL2Config(recurrent_size=6, episodes_per_trial=2),
-        observation_space=venv.single_observation_space,
-        action_space=venv.single_action_space,
-        num_tasks=80,
-        seed=0,
-        device=torch.device("cpu"),
+        Context.of(venv, seed=0, device=torch.device("cpu")),
     )
     venv.close()
     policy, sequence = algorithm.policy, []

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.algorithms.pearl import PEARL, PEARLAgent, PEARLConfig, PEARLPolicy
+from metarl_agents.common.context import Context
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.networks.distributions import tanh_gaussian_act, tanh_gaussian_draw
 from metarl_agents.networks.encoders import ProductOfGaussiansEncoder, transition_features
@@ -136,21 +136,16 @@ class CRL(PEARL):
     def make_policy(
         cls,
         config: PEARLConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
+        context: Context,
         weights: torch.Generator,
-        device: torch.device,
     ) -> CRLPolicy:
         """PEARL's weights for actor and encoder, and the adapter's from a stream of its own."""
         assert isinstance(config, CRLConfig)
-        observations, actions = observation_space.shape[0], action_space.shape[0]
+        observations, actions = context.observations, context.actions
         latent = config.latent_size
         transition = observations * (1 + config.context_next_observation) + actions + 1
         start: dict[str, Any] = {"generator": weights, "released": config.released_weights}
-        actor = MultiHeadActor(observations + latent, config.hidden, actions, num_tasks, **start)
+        actor = MultiHeadActor(observations + latent, config.hidden, actions, context.num_tasks, **start)
         return CRLPolicy(
             actor=actor,
             encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, **start),
@@ -158,13 +153,13 @@ class CRL(PEARL):
                 2 * observations + actions + 1,
                 config.adapter_hidden,
                 actor.heads().flat().shape[1],
-                generator=torch_stream(seed, "adapter weights"),
+                generator=torch_stream(context.seed, "adapter weights"),
             ),
             context_batch=config.context_batch,
             context_next_observation=config.context_next_observation,
-            action_space=action_space,
-            observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
         )
 
     # A CRLBatch is no PEARLBatch, though PEARL's step finds in it what it needs: `draw_from` and

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl_agents.common.seeding import torch_stream
+from metarl_agents.common.context import Context
 from metarl_agents.trials.adaptation import likelihood_loss
 from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm
 from metarl_agents.trials.meta_trust_region import (
@@ -51,24 +50,16 @@ class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def from_config(
         cls,
         config: JointOracleConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """A network with fresh weights from the run's seed, on the device."""
         policy = perceptron_policy(
             config,
             inner_step_size=0.0,
             inner_loss=likelihood_loss,
-            observation_space=observation_space,
-            action_space=action_space,
-            seed=seed,
-            device=device,
+            context=context,
         )
-        return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
+        return cls(policy=policy, config=config, generator=context.stream("update"))
 
     @staticmethod
     def batch_names(config: JointOracleConfig) -> Sequence[str]:

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl_agents.common.seeding import torch_stream
+from metarl_agents.common.context import Context
 from metarl_agents.trials.adaptation import likelihood_loss
 from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches
 from metarl_agents.trials.meta_trust_region import (
@@ -73,24 +72,16 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def from_config(
         cls,
         config: MAMLConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """A network with fresh weights from the run's seed, on the device."""
         policy = perceptron_policy(
             config,
             inner_step_size=config.inner_step_size,
             inner_loss=likelihood_loss,
-            observation_space=observation_space,
-            action_space=action_space,
-            seed=seed,
-            device=device,
+            context=context,
         )
-        return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
+        return cls(policy=policy, config=config, generator=context.stream("update"))
 
     @staticmethod
     def batch_names(config: MAMLConfig) -> Sequence[str]:

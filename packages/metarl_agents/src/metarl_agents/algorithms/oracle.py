@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl_agents.common.seeding import torch_stream
+from metarl_agents.common.context import Context
 from metarl_agents.networks.actors import TanhGaussianActor
 from metarl_agents.networks.optimisers import adam
 from metarl_agents.replay.algorithm import MetaOffPolicyAlgorithm
@@ -92,16 +92,11 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
     def from_config(
         cls,
         config: OracleConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """Networks with fresh weights from the run's seed, on the device."""
-        observations, actions = observation_space.shape[0], action_space.shape[0]
-        weights = torch_stream(seed, "weights")
+        observations, actions = context.observations, context.actions
+        weights = context.weights()
         policy = OraclePolicy(
             actor=TanhGaussianActor(
                 observations,
@@ -110,9 +105,9 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
                 generator=weights,
                 released=config.released_weights,
             ),
-            action_space=action_space,
-            observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
         )
         networks = SoftValueNetworks(
             observations,
@@ -125,10 +120,10 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
             released=config.released_weights,
         )
         return cls(
-            policy=policy.to(device),
-            networks=networks.to(device),
+            policy=policy.to(context.device),
+            networks=networks.to(context.device),
             config=config,
-            generator=torch_stream(seed, "update", device),
+            generator=context.stream("update"),
         )
 
     @staticmethod

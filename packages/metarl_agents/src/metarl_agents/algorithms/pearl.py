@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from metarl_agents.common.context import Context
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.networks.actors import TanhGaussianActor
 from metarl_agents.networks.encoders import (
@@ -196,27 +197,14 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
     def from_config(
         cls,
         config: PEARLConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """Networks with fresh weights from the run's seed, on the device."""
-        weights = torch_stream(seed, "weights")
-        policy = cls.make_policy(
-            config,
-            observation_space=observation_space,
-            action_space=action_space,
-            num_tasks=num_tasks,
-            seed=seed,
-            weights=weights,
-            device=device,
-        )
+        weights = context.weights()
+        policy = cls.make_policy(config, context, weights)
         networks = SoftValueNetworks(
-            observation_space.shape[0] + config.latent_size,
-            action_space.shape[0],
+            context.observations + config.latent_size,
+            context.actions,
             config.hidden,
             tau=config.tau,
             gamma=config.gamma,
@@ -225,26 +213,21 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
             released=config.released_weights,
         )
         return cls(
-            policy=policy.to(device),
-            networks=networks.to(device),
+            policy=policy.to(context.device),
+            networks=networks.to(context.device),
             config=config,
-            generator=torch_stream(seed, "update", device),
+            generator=context.stream("update"),
         )
 
     @classmethod
     def make_policy(
         cls,
         config: PEARLConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
+        context: Context,
         weights: torch.Generator,
-        device: torch.device,
     ) -> PEARLPolicy:
         """Actor and encoder, the first to draw from the generator of the initial weights."""
-        observations, actions = observation_space.shape[0], action_space.shape[0]
+        observations, actions = context.observations, context.actions
         latent = config.latent_size
         transition = observations * (1 + config.context_next_observation) + actions + 1
         start: dict[str, Any] = {"generator": weights, "released": config.released_weights}
@@ -253,9 +236,9 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
             encoder=ProductOfGaussiansEncoder(transition, config.encoder_hidden, latent, **start),
             context_batch=config.context_batch,
             context_next_observation=config.context_next_observation,
-            action_space=action_space,
-            observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
         )
 
     @staticmethod

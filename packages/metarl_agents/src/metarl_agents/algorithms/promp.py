@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl_agents.common.config import OnPolicyConfig
-from metarl_agents.common.seeding import torch_stream
+from metarl_agents.common.context import Context
 from metarl_agents.networks.optimisers import adam
 from metarl_agents.trials.adaptation import (
     adapted,
@@ -83,24 +82,16 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def from_config(
         cls,
         config: ProMPConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """A network with fresh weights from the run's seed, on the device."""
         policy = perceptron_policy(
             config,
             inner_step_size=config.inner_step_size,
             inner_loss=ratio_loss,
-            observation_space=observation_space,
-            action_space=action_space,
-            seed=seed,
-            device=device,
+            context=context,
         )
-        return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
+        return cls(policy=policy, config=config, generator=context.stream("update"))
 
     @staticmethod
     def batch_names(config: ProMPConfig) -> Sequence[str]:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.common.config import ConfigError, OnPolicyConfig
-from metarl_agents.common.seeding import torch_stream
+from metarl_agents.common.context import Context
 from metarl_agents.networks.functional import Gaussian
 from metarl_agents.networks.optimisers import adam
 from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, step_on_parts
@@ -171,32 +171,27 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
     def from_config(
         cls,
         config: RL2Config,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """A network with fresh weights from the run's seed, on the device."""
-        actions = action_space.shape[0]
+        actions = context.actions
         model = RecurrentGaussian(
-            observation_space.shape[0] + actions + 2,
+            context.observations + actions + 2,
             config.hidden,
             actions,
             cell=config.cell,
             width=config.recurrent_size,
-            generator=torch_stream(seed, "weights"),
-        ).to(device)
+            generator=context.weights(),
+        ).to(context.device)
         policy = RL2Policy(
             model=model,
             episodes_per_trial=config.episodes_per_trial,
-            action_space=action_space,
-            observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
             action_scale=config.action_scale,
         )
-        return cls(policy=policy, config=config, generator=torch_stream(seed, "update", device))
+        return cls(policy=policy, config=config, generator=context.stream("update"))
 
     @staticmethod
     def batch_names(config: RL2Config) -> Sequence[str]:

@@ -17,7 +17,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl_agents.common.seeding import torch_stream
+from metarl_agents.common.context import Context
 from metarl_agents.networks.actors import DeterministicActor
 from metarl_agents.networks.optimisers import adam
 from metarl_agents.networks.perceptrons import TwinCritic
@@ -89,29 +89,24 @@ class TD3(DelayedAlgorithm[TD3Policy]):
     def from_config(
         cls,
         config: TD3Config,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """Networks with fresh weights from the run's seed, on the device."""
-        observations, actions = observation_space.shape[0], action_space.shape[0]
-        weights = torch_stream(seed, "weights")
+        observations, actions = context.observations, context.actions
+        weights = context.weights()
         policy = TD3Policy(
             actor=DeterministicActor(observations, config.hidden, actions, generator=weights),
             exploration_noise=config.exploration_noise,
-            action_space=action_space,
-            observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
         )
         critics = twin_critic(observations + actions, config.hidden, generator=weights)
         return cls(
-            policy=policy.to(device),
-            critics=critics.to(device),
+            policy=policy.to(context.device),
+            critics=critics.to(context.device),
             config=config,
-            generator=torch_stream(seed, "update", device),
+            generator=context.stream("update"),
         )
 
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Transitions:

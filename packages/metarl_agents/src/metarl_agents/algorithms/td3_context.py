@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import Algorithm
 from torch import Tensor, nn
 
+from metarl_agents.common.context import Context
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.networks.actors import DeterministicActor
 from metarl_agents.networks.gru import RollingContext, WindowGRU, last_states
@@ -197,16 +198,11 @@ class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
     def from_config(
         cls,
         config: TD3ContextConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """Networks with fresh weights from the run's seed, on the device."""
-        observations, actions = observation_space.shape[0], action_space.shape[0]
-        weights = torch_stream(seed, "weights")
+        observations, actions = context.observations, context.actions
+        weights = context.weights()
         entry = entry_size(observations, actions)
         gru = WindowGRU(entry, config.context_size, generator=weights)
         head = DeterministicActor(
@@ -215,16 +211,16 @@ class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
         policy = TD3ContextPolicy(
             actor=ContextActor(gru, head),
             config=config,
-            action_space=action_space,
-            observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
-        ).to(device)
-        critic = ContextCritic(observations + actions, entry, config, weights).to(device)
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
+        ).to(context.device)
+        critic = ContextCritic(observations + actions, entry, config, weights).to(context.device)
         return cls(
             policy=policy,
             networks=ContextNetworks(policy.actor, critic, config.tau),
             config=config,
-            generator=torch_stream(seed, "update", device),
+            generator=context.stream("update"),
         )
 
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> ContextBatch:

@@ -9,6 +9,7 @@ from tianshou.trainer import OffPolicyTrainerParams, OnPolicyTrainerParams, Trai
 
 import metarl_envs
 from metarl_agents.common.config import ConfigError, OffPolicyConfig, OnPolicyConfig, RunConfig
+from metarl_agents.common.context import Context
 from metarl_agents.common.matrix_products import products_by
 from metarl_agents.common.seeding import numpy_stream, stream_seed
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter, box_width
@@ -179,11 +180,7 @@ def assemble(
             )
     algorithm = algorithm_class.from_config(
         config,
-        observation_space=venv.single_observation_space,
-        action_space=venv.single_action_space,
-        num_tasks=len(tasks),
-        seed=seed,
-        device=device,
+        Context.of(venv, seed=seed, device=device),
     )
     shared = {
         "policy": algorithm.policy,

@@ -8,6 +8,7 @@ import torch
 
 import metarl_envs
 from metarl_agents.common.config import ConfigError, OffPolicyConfig, RunConfig, parse_overrides
+from metarl_agents.common.context import Context
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
 from metarl_agents.run.assembly import replay_buffer
@@ -49,11 +50,7 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
     env = metarl_envs.MetaVectorEnv(family, 1, observe_task=algorithm_class.observe_task)
     algorithm = algorithm_class.from_config(
         config,
-        observation_space=env.single_observation_space,
-        action_space=env.single_action_space,
-        num_tasks=num_tasks,
-        seed=description["seed"],
-        device=torch.device(device),
+        Context.of(env, seed=description["seed"], device=torch.device(device)),
     )
     env.close()
     if not algorithm_class.needs_replay:

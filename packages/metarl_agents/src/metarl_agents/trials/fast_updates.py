@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
 from metarl_agents.common.config import OnPolicyConfig
-from metarl_agents.common.seeding import torch_stream
+from metarl_agents.common.context import Context
 from metarl_agents.networks.functional import GaussianMLP, TaskModel
 from metarl_agents.networks.optimisers import adam
 from metarl_agents.trials.adaptation import (
@@ -130,16 +129,11 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def from_config(
         cls,
         config: FastUpdateConfig,
-        *,
-        observation_space: Box,
-        action_space: Box,
-        num_tasks: int,
-        seed: int,
-        device: torch.device,
+        context: Context,
     ) -> Self:
         """Networks with fresh weights from the run's seed, on the device."""
-        weights = torch_stream(seed, "weights")
-        model = cls.build_model(config, observation_space.shape[0], action_space.shape[0], weights)
+        weights = context.weights()
+        model = cls.build_model(config, context.observations, context.actions, weights)
         step_sizes = StepSizes(
             model.start(1),
             config.inner_step_size,
@@ -154,12 +148,16 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
             standardise_advantages=config.standardise_advantages,
-            action_space=action_space,
-            observation_space=observation_space,
-            generator=torch_stream(seed, "acting", device),
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
             action_scale=config.action_scale,
         )
-        return cls(policy=policy.to(device), config=config, generator=torch_stream(seed, "update", device))
+        return cls(
+            policy=policy.to(context.device),
+            config=config,
+            generator=context.stream("update"),
+        )
 
     @staticmethod
     def batch_names(config: FastUpdateConfig) -> Sequence[str]:

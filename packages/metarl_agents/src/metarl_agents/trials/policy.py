@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.common.config import OnPolicyConfig
+from metarl_agents.common.context import Context
 from metarl_agents.common.policy import BatchPolicy
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.networks.functional import Gaussian, GaussianMLP, TaskModel
@@ -209,18 +210,15 @@ def perceptron_policy(
     *,
     inner_step_size: float,
     inner_loss: Loss,
-    observation_space: Box,
-    action_space: Box,
-    seed: int,
-    device: torch.device,
+    context: Context,
 ) -> AdaptivePolicy:
     """A perceptron with a free log sigma, all of which adapts with one step size (MAML, ProMP)."""
     model = GaussianMLP(
-        observation_space.shape[0],
+        context.observations,
         config.hidden,
-        action_space.shape[0],
-        generator=torch_stream(seed, "weights"),
-    ).to(device)
+        context.actions,
+        generator=context.weights(),
+    ).to(context.device)
     return AdaptivePolicy(
         model=model,
         step_sizes=StepSizes(model.start(1), inner_step_size, learned=False),
@@ -228,9 +226,9 @@ def perceptron_policy(
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         standardise_advantages=config.standardise_advantages,
-        action_space=action_space,
-        observation_space=observation_space,
-        generator=torch_stream(seed, "acting", device),
+        action_space=context.action_space,
+        observation_space=context.observation_space,
+        generator=context.stream("acting"),
         action_scale=config.action_scale,
     )
 
