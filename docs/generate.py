@@ -1,10 +1,10 @@
-"""Regenerates what the repository's documentation takes from the registry.
+"""Generates the parts of the documentation that are derived from the registries and from results/.
 
-python docs/generate.py              the pages in docs/environments and the tables of the README
-python docs/generate.py --check      fails if they are not what would be written
-python docs/generate.py --pictures   the pictures in docs/environments/pictures, all anew
+python docs/generate.py              write the pages in docs/environments and the tables of the README
+python docs/generate.py --check      write nothing; fail if a file differs from what would be written
+python docs/generate.py --pictures   redraw all pictures in docs/environments/pictures
 
-The figures come from results/baselines (`make baselines`).
+Baseline returns are read from results/baselines (`make baselines`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from metarl_envs.pages.page import markdown_table, page
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "environments"
 PICTURES = PAGES / "pictures"
-BASELINES = ROOT / "results" / "baselines"
+RESULTS = ROOT / "results"
+BASELINES = RESULTS / "baselines"
 REFERENCES = ("zero", "random", "oracle")
 _STEPS = 4  # of random actions before a body's picture
 
@@ -30,7 +31,7 @@ _STEPS = 4  # of random actions before a body's picture
 def counts(f: Family) -> str:
     """Returns how many tasks the splits of a family have."""
     return " / ".join(
-        "the same test" if name == "test" and f.train_equals_test else f"{split.count} {name}"
+        "test = train" if name == "test" and f.train_equals_test else f"{split.count} {name}"
         for name, split in f.splits.items()
     )
 
@@ -74,9 +75,9 @@ def baselines_section(f: Family) -> str:
             rows.append(cells)
     return (
         "## Baselines\n\n"
-        "Zero actions, uniformly random actions and, where there is one, a scripted controller that sees the"
-        " task; every task of a split, five seeds"
-        f" ([figures](../../results/baselines/{f.id}.json), `make baselines`).\n\n"
+        "Agents: zero actions, uniformly random actions and, where one exists, a scripted controller that"
+        " observes the task (oracle). Each is evaluated on every task of a split with five seeds"
+        f" ([data](../../results/baselines/{f.id}.json), recorded by `make baselines`).\n\n"
         + markdown_table(head, rows)
     )
 
@@ -84,8 +85,8 @@ def baselines_section(f: Family) -> str:
 def pictures_section(f: Family) -> str:
     """Returns the page's pictures."""
     return (
-        f"![The body, the task marked in green](pictures/{f.id}.png)\n\n"
-        f"![The tasks of every split](pictures/{f.id}-tasks.png)"
+        f"![Rendering of the body, with the task marked in green](pictures/{f.id}.png)\n\n"
+        f"![Task parameters of every split](pictures/{f.id}-tasks.png)"
     )
 
 
@@ -104,25 +105,35 @@ def index() -> str:
         )
     return (
         "# Environments\n\n"
-        "Mean returns of doing nothing, acting at random and a scripted oracle on the test tasks, alive bonus"
-        " included.\n\n" + markdown_table(("", "family", "tasks", *REFERENCES), rows) + "\n"
+        "The last three columns are mean returns on the test tasks, including any alive bonus: with zero"
+        " actions, with uniformly random actions, and for a scripted controller that observes the task"
+        " (oracle). A dash means that there is no such controller; `test = train` means that both splits"
+        " contain the same tasks.\n\n" + markdown_table(("", "family", "tasks", *REFERENCES), rows) + "\n"
     )
 
 
 def environments_table() -> str:
-    """Returns the README's table of families."""
-    rows = []
-    for f in map(family, registered_ids()):
-        figures = baselines(f).get("test", {})
-        link = f"[`{f.id}`](docs/environments/{f.id}.md)"
-        rows.append((link, f.title, counts(f), mean(figures, "zero"), mean(figures, "random")))
-    return markdown_table(("id", "task", "tasks", "zero action", "random"), rows)
+    """Returns the README's table of families, one row per body name in the ids."""
+    by_body: dict[str, list[str]] = {}
+    for family_id in registered_ids():
+        body, _, rest = family_id.partition("-")
+        by_body.setdefault(body, []).append(f"[`{rest}`](docs/environments/{family_id}.md)")
+    rows = [(f"`{body}-`", ", ".join(links)) for body, links in by_body.items()]
+    return markdown_table(("body", "families"), rows)
+
+
+def results_of(agent: str) -> str:
+    """Returns links to the families for which results of an agent are recorded; empty if there are none."""
+    families = [name for name in registered_ids() if (RESULTS / agent / name).is_dir()]
+    return ", ".join(f"[{name}](results/{agent}/{name})" for name in families)
 
 
 def agents_table() -> str:
     """Returns the README's table of agents."""
-    rows = [(f"`{entry.name}`", entry.title, entry.reference, entry.tier) for entry in AGENTS.values()]
-    return markdown_table(("name", "what it is", "reference", "tier"), rows)
+    rows = [
+        (f"`{entry.name}`", entry.title, entry.reference, results_of(entry.name)) for entry in AGENTS.values()
+    ]
+    return markdown_table(("name", "method", "reference", "results"), rows)
 
 
 def replace_between(text: str, name: str, content: str) -> str:

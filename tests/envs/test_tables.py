@@ -289,7 +289,7 @@ def test_a_family_of_members_says_that_it_has_no_validation_tasks(family_id):
     ):
         with pytest.raises(ValueError, match=message):
             use()
-    assert "only its members, so there are no validation tasks" in page(family)
+    assert "so there is no validation split" in page(family)
 
 
 def _with_counts(family, factor):

@@ -1,4 +1,4 @@
-"""The command line `metarl`: the families of `metarl-envs`, and training agents on them."""
+"""The command line `metarl`: the commands of `metarl-envs`, and training and evaluating agents."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train, evaluate and plot meta-reinforcement-learning agents; list and describe families.",
+    help="Train, evaluate and plot meta-reinforcement-learning agents; list and describe task families.",
 )
 
-AgentName = Annotated[str, typer.Argument(help="An agent's name, see `metarl agents`.", metavar="AGENT")]
-RunDirectory = Annotated[Path, typer.Argument(help="A run's directory.", metavar="RUN")]
-Preset = Annotated[str, typer.Option(help="Which tuned values: fast or paper.")]
+AgentName = Annotated[
+    str, typer.Argument(help="Name of an agent; `metarl agents` lists them.", metavar="AGENT")
+]
+RunDirectory = Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")]
+Preset = Annotated[str, typer.Option(help="Preset of tuned hyperparameters: fast or paper.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a configuration key; may be repeated.", metavar="KEY=VALUE"),
+    typer.Option("--set", help="Change a configuration value. May be repeated.", metavar="KEY=VALUE"),
 ]
-Device = Annotated[str, typer.Option(help="Where the networks live, e.g. cpu or cuda.")]
-Threads = Annotated[int, typer.Option(help="Threads of PyTorch and of the simulator.", min=1)]
+Device = Annotated[str, typer.Option(help="Device of the networks, e.g. cpu or cuda.")]
+Threads = Annotated[int, typer.Option(help="Number of threads for PyTorch and for the simulator.", min=1)]
 
 
 @app.command("agents")
@@ -48,7 +50,7 @@ def config(
     preset: Preset = "fast",
     overrides: Overrides = None,
 ) -> None:
-    """Print the configuration that a run would have, as TOML, with the meaning of every key."""
+    """Print the configuration of a run as TOML, with an explanation of every key."""
     from metarl_agents.common.config import load_config, parse_overrides
     from metarl_agents.run.config_text import describe_config
     from metarl_envs import family
@@ -64,22 +66,23 @@ def train(
     agent: AgentName,
     family_id: families.FamilyId,
     preset: Preset = "fast",
-    seed: Annotated[int, typer.Option(help="Decides every random choice of the run.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers of the run.", min=0)] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Environment steps in place of the preset's.", min=1)
+        int | None, typer.Option(help="Number of environment steps (default: the preset's).", min=1)
     ] = None,
     device: Device = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option(help="The run's directory (default: runs/AGENT/ID/PRESET-SEED)."),
+        typer.Option(help="Directory of the run (default: runs/AGENT/ID/PRESET-SEED)."),
     ] = None,
     overrides: Overrides = None,
     threads: Threads = 1,
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
-    """Train an agent on a family's training tasks.
+    """Train an agent on the training tasks of a family.
 
-    Ctrl-C finishes the iteration, saves a checkpoint and stops; `metarl resume` goes on from there.
+    Ctrl-C finishes the current iteration, saves a checkpoint and stops.
+    `metarl resume` continues from there.
     """
     from metarl_agents.run import train as run
 
@@ -103,7 +106,7 @@ def resume(
     run_dir: RunDirectory,
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
-    """Continue an interrupted run from its newest checkpoint."""
+    """Resume an interrupted run from its newest checkpoint."""
     from metarl_agents.run import train as run
 
     _say_how_it_ended(run.resume(run_dir, progress=progress))
@@ -113,32 +116,37 @@ def resume(
 def evaluate(
     run_dir: RunDirectory,
     split: Annotated[
-        str, typer.Option(help="Tasks to evaluate on: train, validation, test or ood.")
+        str, typer.Option(help="Split to evaluate on: train, validation, test or ood.")
     ] = "test",
     protocol: Annotated[
         str,
         typer.Option(
-            help="pearl, pearl_sparse, mql, mql_1200, mql_800, maml, promp, promp_2, rl2, tesp, meta_sgd, "
-            "iwpa, slbo."
+            help="Evaluation protocol: pearl, pearl_sparse, mql, mql_1200, mql_800, maml, promp, promp_2, "
+            "rl2, tesp, meta_sgd, iwpa, slbo."
         ),
     ] = "pearl",
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: the protocol's).")
+        str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: those of the protocol).")
     ] = None,
     num_tasks: Annotated[
-        int | None, typer.Option("--tasks", help="Evaluate the first so many tasks of the split.", min=1)
+        int | None, typer.Option("--tasks", help="Evaluate only the first N tasks of the split.", min=1)
     ] = None,
     device: Device = "cpu",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change how the agent adapts; may be repeated.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set", help="Change a setting of the agent's adaptation. May be repeated.", metavar="KEY=VALUE"
+        ),
     ] = None,
     threads: Threads = 1,
 ) -> None:
-    """Evaluate a run's agent on held-out tasks; writes a report (JSON) and a plot (PNG) into the run.
+    """Evaluate the agent of a run, and write a report (JSON) and a plot (PNG) to the directory of the run.
 
-    The references beside it are the zero action, random actions and, where there is one, the scripted
-    oracle, on the same tasks and seeds.
+    A trial is a fixed number of consecutive episodes on one task. The agent
+    adapts in the first ones, and the last ones are scored. The protocol sets
+    both numbers. The report also contains references on the same tasks and
+    seeds: zero actions, random actions and, where one exists, a scripted
+    oracle.
     """
     from metarl_agents.run.evaluate import evaluate_run, report_stem
     from metarl_agents.run.monitor import find_protocol
@@ -163,9 +171,11 @@ def evaluate(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A report (JSON).", metavar="REPORT")],
-    second: Annotated[Path, typer.Argument(help="Another on the same tasks and seeds.", metavar="REPORT")],
+    second: Annotated[
+        Path, typer.Argument(help="A second report on the same tasks and seeds.", metavar="REPORT")
+    ],
 ) -> None:
-    """Compare two reports task by task: the difference of their scores with an interval."""
+    """Compare two reports task by task, and print the difference of the scores with an interval."""
     from metarl_envs.evaluation import Report
     from metarl_envs.evaluation import compare as compare_reports
 
@@ -175,23 +185,25 @@ def compare(
 
 @app.command("ood-study")
 def ood_study(
-    out: Annotated[Path, typer.Option(help="Folder of the runs and the result.")] = Path("runs/ood-study"),
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the results.")] = Path("runs/ood-study"),
     preset: Preset = "fast",
-    seed: Annotated[int, typer.Option(help="Decides every random choice of the runs.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers of the runs.", min=0)] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Environment steps of each run in place of the preset's.", min=1)
+        int | None,
+        typer.Option(help="Number of environment steps of each run (default: the preset's).", min=1),
     ] = None,
-    evaluations: Annotated[int, typer.Option(help="Evaluations along meta-training.", min=1)] = 10,
-    seeds: Annotated[str, typer.Option(help="Seeds of the final trials.")] = "0,1,2",
+    evaluations: Annotated[int, typer.Option(help="Number of evaluations during meta-training.", min=1)] = 10,
+    seeds: Annotated[str, typer.Option(help="Seeds of the trials in the final evaluation.")] = "0,1,2",
     overrides: Overrides = None,
     threads: Threads = 1,
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
-    """Run MQL's out-of-distribution study (appendix B): velocities beyond those of meta-training.
+    """Run the out-of-distribution study of MQL (appendix B), with test velocities outside the training range.
 
-    With 200 steps for adaptation, with 1200, and with one long episode of 800; writes study.json and
-    study.png with the return, lambda and beta over meta-training. The same command continues an
-    interrupted study.
+    The study compares three budgets for adaptation: 200 steps, 1200 steps,
+    and one long episode of 800 steps. It writes study.json and study.png with
+    the return, lambda and beta during meta-training. Run the same command
+    again to continue an interrupted study.
     """
     from metarl_agents.run.ood_study import OODStudy
 
@@ -213,13 +225,15 @@ def ood_study(
 
 @app.command()
 def plot(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path(),
+    run_dirs: Annotated[
+        list[Path], typer.Argument(help="Directories of one or more runs.", metavar="RUN...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the plots.")] = Path(),
     metric: Annotated[
-        str, typer.Option(help="The metric of the learning curve, or several separated by commas.")
+        str, typer.Option(help="Metric of the learning curve, or several separated by commas.")
     ] = "collect/return_mean",
 ) -> None:
-    """Plot runs together: the learning curve, and the adaptation curves of their reports."""
+    """Plot the learning curves of runs, and the adaptation curves from their reports."""
     from metarl_agents.common.config import ConfigError, unknown
     from metarl_agents.run.curves import plot_learning
     from metarl_agents.run.metrics import EVALUATION_GLOSSARY, GLOSSARY
@@ -269,7 +283,7 @@ def _say_how_it_ended(result: RunResult) -> None:
         raise typer.Exit(130)
 
 
-# The same families' commands as `metarl-envs` has.
+# The commands of `metarl-envs` on families.
 app.command("list")(families.list_families)
 app.command("describe")(families.describe)
 app.command("render")(families.render)

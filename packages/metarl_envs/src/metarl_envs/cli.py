@@ -1,4 +1,4 @@
-"""The command line `metarl-envs`: families, their pages, their tables, pictures."""
+"""The command line `metarl-envs`: task families, their documentation pages, task tables and pictures."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Meta-reinforcement-learning task families: list, describe, export and draw them.",
+    help="List, describe, export and render meta-reinforcement-learning task families.",
 )
-tasks_app = typer.Typer(no_args_is_help=True, help="The frozen task tables.")
+tasks_app = typer.Typer(no_args_is_help=True, help="Work with the frozen task tables.")
 app.add_typer(tasks_app, name="tasks")
 
-FamilyId = Annotated[str, typer.Argument(help="A family's id, e.g. MetaAnt-Goal-v0.", metavar="ID")]
+FamilyId = Annotated[str, typer.Argument(help="The id of a family, e.g. MetaAnt-Goal-v0.", metavar="ID")]
 
 
 class Format(StrEnum):
@@ -79,7 +79,7 @@ def write_out(text: str, out: Path | None) -> None:
 
 @app.command("list")
 def list_families() -> None:
-    """List all families with their splits and horizons."""
+    """List all families with their splits, horizons and titles."""
     rows = [
         (
             f.id,
@@ -97,9 +97,9 @@ def list_families() -> None:
 @app.command()
 def describe(
     family_id: FamilyId,
-    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
 ) -> None:
-    """Print a family's documentation page."""
+    """Print the documentation page of a family."""
     from metarl_envs.pages.page import page
 
     write_out(page(family(family_id)), out)
@@ -108,20 +108,20 @@ def describe(
 @app.command()
 def render(
     family_id: FamilyId,
-    out: Annotated[Path | None, typer.Option(help="The PNG, GIF or MP4 (default: ID.png).")] = None,
-    split: Annotated[str, typer.Option(help="The task's split.")] = "test",
-    task: Annotated[int, typer.Option(help="The task's index in the split.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Output file: PNG, GIF or MP4 (default: ID.png).")] = None,
+    split: Annotated[str, typer.Option(help="Split of the task.")] = "test",
+    task: Annotated[int, typer.Option(help="Index of the task in the split.")] = 0,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Random steps, at most one episode: a clip shows all (default: the horizon), a PNG the"
-            " last (default: 20).",
+            help="Number of random steps, at most one episode. A clip shows every step (default: the"
+            " horizon), a PNG only the last one (default: 20).",
             min=0,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seeds start and actions.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the start state and the actions.", min=0)] = 0,
 ) -> None:
-    """Draw a family into a picture or a clip, its task marked."""
+    """Render a picture or a clip of a family, with the task marked."""
     from metarl_envs.env import MetaEnv
     from metarl_envs.pages.frames import CLIPS, check_format, write_frames
 
@@ -175,9 +175,9 @@ def _model_problems(f: Family) -> list[str]:
 
 @tasks_app.command()
 def verify(
-    ids: Annotated[list[str] | None, typer.Argument(help="Families (default: all).")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of families (default: all).")] = None,
 ) -> None:
-    """Derive every table again and compare it with the frozen one; check the models."""
+    """Derive the task tables again, compare them with the frozen ones, and check the compiled models."""
     failed = False
     for family_id in ids or registered_ids():
         try:
@@ -193,11 +193,11 @@ def verify(
 @tasks_app.command()
 def export(
     family_id: FamilyId,
-    split: Annotated[str, typer.Option(help="train, validation, test or ood.")] = "test",
-    format: Annotated[Format, typer.Option(help="json or csv.")] = Format.JSON,
-    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    split: Annotated[str, typer.Option(help="Split: train, validation, test or ood.")] = "test",
+    format: Annotated[Format, typer.Option(help="Output format: json or csv.")] = Format.JSON,
+    out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
 ) -> None:
-    """Write a split's tasks as JSON or CSV."""
+    """Export the tasks of a split as JSON or CSV."""
     f = family(family_id)
     tasks = f.tasks(split)
     if format is Format.JSON:
@@ -221,9 +221,9 @@ def export(
 @tasks_app.command()
 def plot(
     family_id: FamilyId,
-    out: Annotated[Path | None, typer.Option(help="The PNG to write (default: ID-tasks.png).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file, a PNG (default: ID-tasks.png).")] = None,
 ) -> None:
-    """Draw where the tasks of every split lie."""
+    """Plot the task parameters of every split."""
     from metarl_envs.pages.task_plot import plot_tasks
 
     path = Path(f"{family_id}-tasks.png") if out is None else out
@@ -235,7 +235,7 @@ def plot(
 
 @tasks_app.command()
 def freeze(family_id: FamilyId) -> None:
-    """Freeze a new family, or a new split of one: write its tables and record its checksums."""
+    """Write the task tables of a new family, or of a new split, and record their checksums."""
     from metarl_envs.core import build_core
 
     f = family(family_id)

@@ -9,10 +9,10 @@ from metarl_envs.core import build_core
 from metarl_envs.families.family import Family
 
 _COMMON_ARGUMENTS = (
-    ("split", "train", "where the default task and task indices are from"),
-    ("task", None, "index into the split, a Task or its dict; None is the first task"),
-    ("observe_task", False, "append the task's parameters to the observation, for oracles"),
-    ("render_mode", None, "None or 'rgb_array'"),
+    ("split", "train", "split that `task` indexes into"),
+    ("task", None, "index into the split, a `Task`, or the dict of a task; None selects index 0"),
+    ("observe_task", False, "append the task parameters to the observation (for oracle agents)"),
+    ("render_mode", None, "None, or 'rgb_array' for images"),
 )
 
 
@@ -47,9 +47,9 @@ def _further_terms(family: Family, known: Sequence[str]) -> dict[str, str]:
 
 
 def _about_splits(family: Family) -> str:
-    """Returns what stands below the table of splits: subsets, or why there is no split validation."""
+    """Returns what stands below the table of splits: subsets, or why there is no validation split."""
     if family.train_equals_test:
-        return "\n\nThe family has only its members, so there are no validation tasks."
+        return "\n\nThese are all tasks of the family, so there is no validation split."
     rows = [
         f"- Subset `{name}`: the first {subset.count} {subset.split} tasks, {subset.doc}."
         for name, subset in family.subsets.items()
@@ -71,16 +71,16 @@ def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
             name,
             split.count,
             split.distribution.describe(),
-            "the same tasks as train" if family.train_equals_test and name == "test" else "frozen table",
+            "same tasks as train" if family.train_equals_test and name == "test" else "frozen table",
         )
         for name, split in family.splits.items()
     ]
-    info = [("task_id", "index of the task in its split, -1 for a task beyond the table")]
+    info = [("task_id", "index of the task in its split; -1 for a task that is not in the frozen table")]
     info += [("success", objective.success_text)]
-    info += [("diverged", "the simulation became unstable and its episode ended for that")]
-    info += [(name, "a term of the reward; the terms sum to it") for name in objective.term_names]
+    info += [("diverged", "whether the simulation became unstable, which ends the episode")]
+    info += [(name, "reward term; the terms sum to the reward") for name in objective.term_names]
     info += [
-        (name, f"a term of the reward, with {when}")
+        (name, f"reward term, only with {when}")
         for name, when in _further_terms(family, objective.term_names).items()
     ]
     info += [*objective.extra_info.items(), *body.info_keys.items()]
@@ -98,21 +98,21 @@ def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
     )
     sections = [
         f"# {family.id}\n\n**{family.title}**\n\n{family.summary}",
-        f"Horizon {family.horizon} steps of {body.dt:g} s (the limit truncates)."
+        f"Horizon: {family.horizon} steps of {body.dt:g} s. Episodes that reach it are truncated."
         if body.model is not None
-        else f"Horizon {family.horizon} steps (the limit truncates).",
+        else f"Horizon: {family.horizon} steps. Episodes that reach it are truncated.",
         "## Actions\n\n"
-        f"`Box(-1, 1, {core.action_space.shape}, float32)`; numbers outside are clipped, and costs"
-        " are charged on the clipped action.\n\n"
+        f"`Box(-1, 1, {core.action_space.shape}, float32)`. Actions outside this range are clipped, and"
+        " control costs are computed from the clipped action.\n\n"
         + markdown_table(("element", "meaning", "unit"), _spans(body.actions)),
         "## Observations\n\n"
-        f"`Box({core.observation_space.shape}, float32)`, by default:\n\n"
+        f"`Box({core.observation_space.shape}, float32)` with default arguments:\n\n"
         + markdown_table(("element", "meaning", "unit"), _spans(body.observations)),
         f"## Reward\n\n    {objective.formula}\n\nSuccess: {objective.success_text}.",
         "## Tasks\n\n"
         + markdown_table(("parameter", "low", "high", "unit"), [tuple(p) for p in parameters])
         + "\n\n"
-        + markdown_table(("split", "tasks", "distribution", "kept as"), splits)
+        + markdown_table(("split", "tasks", "distribution", "source"), splits)
         + _about_splits(family),
         f"## Start\n\n{body.start_text}",
         f"## End\n\n{body.end_text}",
@@ -120,7 +120,7 @@ def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
         "## Arguments\n\n" + markdown_table(("argument", "default", "meaning"), arguments),
         "## Provenance\n\n"
         + markdown_table(
-            ("variant", "same", "differs"),
+            ("historical variant", "what is the same", "what differs"),
             [(p["variant"], p["same"], p["differs"]) for p in family.provenance],
         ),
         "## Version history\n\n"
