@@ -1,4 +1,4 @@
-"""The commands `metarl evaluate --set`, `metarl compare` and `metarl ood-study`."""
+"""The commands `metarl evaluate --set`, `metarl compare` and `metarl study mql-ood`."""
 
 import pytest
 from test_run import ENV, OVERRIDES
@@ -40,6 +40,6 @@ def test_what_cannot_be_changed_or_compared_is_said(run_dir):
 
 
 def test_the_study_refuses_bad_seeds(tmp_path):
-    refused = invoke("ood-study", "--out", tmp_path / "x", "--seeds", "one", code=1)
+    refused = invoke("study", "mql-ood", "--out", tmp_path / "x", "--seeds", "one", code=1)
     assert "whole numbers separated by commas" in str(refused.exception)
     assert not (tmp_path / "x").exists()

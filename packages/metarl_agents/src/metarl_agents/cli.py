@@ -22,6 +22,11 @@ app = typer.Typer(
     help="Train, evaluate and plot meta-reinforcement-learning agents; list and describe task families.",
 )
 
+studies = typer.Typer(
+    no_args_is_help=True, help="Run a study of a paper: several runs, evaluated and plotted together."
+)
+app.add_typer(studies, name="study")
+
 AgentName = Annotated[
     str, typer.Argument(help="Name of an agent; `metarl agents` lists them.", metavar="AGENT")
 ]
@@ -183,8 +188,8 @@ def compare(
     print(compare_reports(Report.from_json(first), Report.from_json(second), names=names))
 
 
-@app.command("ood-study")
-def ood_study(
+@studies.command("mql-ood")
+def mql_ood(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the results.")] = Path("runs/ood-study"),
     preset: Preset = "fast",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers of the runs.", min=0)] = 0,
