@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -37,8 +38,8 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 
 def environment() -> Any:
-    """Returns the task as a Gymnasium environment."""
-    return metarl_envs.MetaEnv(FAMILY, task=TASK)
+    """Returns the task as a Gymnasium environment, with the family's time limit."""
+    return gymnasium.make(FAMILY, task=TASK.index)
 
 
 def score(act: Act) -> float:
