@@ -31,7 +31,7 @@ bench: $(VENV)/.installed  ## speed as ratios against references, interleaved
 	cd benchmarks; failed=0; for script in environments composer agents context trials; do \
 	  ../$(BIN)/python $$script.py || failed=1; done; exit $$failed
 
-baselines: $(VENV)/.installed  ## what doing nothing, acting at random and scripted oracles earn, into results/baselines
+baselines: $(VENV)/.installed  ## returns of zero actions, random actions and scripted oracles, into results/baselines
 	$(BIN)/python benchmarks/baselines.py
 
 docs: $(VENV)/.installed  ## regenerate pictures and pages in docs/environments and the tables of the README

@@ -1,4 +1,4 @@
-"""What doing nothing, acting at random and, where there is one, a scripted oracle earn in every family.
+"""Returns of zero actions, of random actions and, where there is one, of a scripted oracle, in every family.
 
     python baselines.py                every id and split, into results/baselines/
     python baselines.py ID [ID ...]    only these

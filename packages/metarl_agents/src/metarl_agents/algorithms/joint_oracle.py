@@ -55,9 +55,9 @@ class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         """A network with fresh weights from the run's seed, on the device."""
         policy = perceptron_policy(
             config,
+            context,
             inner_step_size=0.0,
             inner_loss=likelihood_loss,
-            context=context,
         )
         return cls(policy=policy, config=config, generator=context.stream("update"))
 

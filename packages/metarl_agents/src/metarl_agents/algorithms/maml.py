@@ -77,9 +77,9 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         """A network with fresh weights from the run's seed, on the device."""
         policy = perceptron_policy(
             config,
+            context,
             inner_step_size=config.inner_step_size,
             inner_loss=likelihood_loss,
-            context=context,
         )
         return cls(policy=policy, config=config, generator=context.stream("update"))
 

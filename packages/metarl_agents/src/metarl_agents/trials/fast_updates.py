@@ -39,7 +39,7 @@ from metarl_agents.trials.adaptation import (
 )
 from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches, step_on_tasks
 from metarl_agents.trials.episodes import Sample
-from metarl_agents.trials.policy import AdaptivePolicy
+from metarl_agents.trials.policy import AdaptivePolicy, adaptive_policy
 
 #: Bound on learned step sizes, and on the norm of a task's gradient (released code).
 STEP_SIZE_BOUND, MAX_NORM = 0.1, 60.0
@@ -140,24 +140,10 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
             learned=config.learned_step_sizes,
             bound=STEP_SIZE_BOUND,
         )
-        policy = AdaptivePolicy(
-            model=model,
-            step_sizes=step_sizes,
-            inner_loss=likelihood_loss,
-            max_norm=MAX_NORM,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            standardise_advantages=config.standardise_advantages,
-            action_space=context.action_space,
-            observation_space=context.observation_space,
-            generator=context.stream("acting"),
-            action_scale=config.action_scale,
+        policy = adaptive_policy(
+            model, step_sizes, config, context, inner_loss=likelihood_loss, max_norm=MAX_NORM
         )
-        return cls(
-            policy=policy.to(context.device),
-            config=config,
-            generator=context.stream("update"),
-        )
+        return cls(policy=policy.to(context.device), config=config, generator=context.stream("update"))
 
     @staticmethod
     def batch_names(config: FastUpdateConfig) -> Sequence[str]:

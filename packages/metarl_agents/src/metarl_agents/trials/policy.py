@@ -205,24 +205,21 @@ class AdaptivePolicy(TrialPolicy):
                 self.gradients[name][rows] += scale * gradient
 
 
-def perceptron_policy(
+def adaptive_policy(
+    model: TaskModel,
+    step_sizes: StepSizes,
     config: OnPolicyConfig,
-    *,
-    inner_step_size: float,
-    inner_loss: Loss,
     context: Context,
+    *,
+    inner_loss: Loss,
+    max_norm: float | None = None,
 ) -> AdaptivePolicy:
-    """A perceptron with a free log sigma, all of which adapts with one step size (MAML, ProMP)."""
-    model = GaussianMLP(
-        context.observations,
-        config.hidden,
-        context.actions,
-        generator=context.weights(),
-    ).to(context.device)
+    """The policy of a model and its step sizes, with what the configuration says of all of them."""
     return AdaptivePolicy(
         model=model,
-        step_sizes=StepSizes(model.start(1), inner_step_size, learned=False),
+        step_sizes=step_sizes,
         inner_loss=inner_loss,
+        max_norm=max_norm,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         standardise_advantages=config.standardise_advantages,
@@ -231,6 +228,20 @@ def perceptron_policy(
         generator=context.stream("acting"),
         action_scale=config.action_scale,
     )
+
+
+def perceptron_policy(
+    config: OnPolicyConfig, context: Context, *, inner_step_size: float, inner_loss: Loss
+) -> AdaptivePolicy:
+    """A perceptron with a free log sigma, all of which adapts with one step size (MAML, ProMP)."""
+    model = GaussianMLP(
+        context.observations,
+        config.hidden,
+        context.actions,
+        generator=context.weights(),
+    ).to(context.device)
+    step_sizes = StepSizes(model.start(1), inner_step_size, learned=False)
+    return adaptive_policy(model, step_sizes, config, context, inner_loss=inner_loss)
 
 
 class TrialAgent:
