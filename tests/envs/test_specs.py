@@ -24,6 +24,8 @@ OPTIONAL = {
     "table.seed", "table.splits",
     "splits.ood", "splits.train.distribution", "splits.test.distribution", "splits.ood.distribution",
 }  # fmt: skip
+# Of every argument, whatever its name.
+OPTIONAL |= {f"arguments.{name}.changes_model" for c in CONTENTS.values() for name in c.get("arguments", {})}
 NAMED_BY_THEIR_AUTHOR = {"arguments", "subsets"}
 OTHERS = (
     None,
