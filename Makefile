@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 DEMO := runs/demo
 
-.PHONY: demo test check bench baselines docs clean
+.PHONY: demo test test-fast check bench baselines docs clean
 
 $(VENV)/.installed: constraints.txt packages/metarl_envs/pyproject.toml packages/metarl_agents/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ demo: $(VENV)/.installed  ## train a small agent, evaluate it on held-out tasks,
 
 test: $(VENV)/.installed  ## all tests but the slow learning checks
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+test-fast: $(VENV)/.installed  ## a first answer in a minute: one id per body, no other processes, no training
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --fast
 
 check: $(VENV)/.installed  ## lint, format and types
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ def invoke(*arguments, code=0):
     return result
 
 
+@pytest.mark.long
 def test_an_evaluation_may_change_the_adaptation_and_two_are_compared(run_dir):
     first = invoke("evaluate", run_dir, "--protocol", "mql")
     assert f"written: {run_dir}/report_test_mql.json and .png" in first.output

@@ -235,6 +235,7 @@ def test_a_preset_without_values_for_a_family_says_so(agent):
                 load_config(config_class, agent, env_id, preset)
 
 
+@pytest.mark.process
 def test_the_command_line_says_it_once_in_one_sentence():
     code = "from metarl_agents.cli import main; main()"
     command = [sys.executable, "-c", code, "config", "pearl", "MetaAnt-Dir2D-v0"]
@@ -255,6 +256,7 @@ def test_fast_presets_keep_the_initial_weights_of_the_results():
         PEARLConfig(initial_weights="zero")
 
 
+@pytest.mark.process
 def test_agents_import_one_by_one():
     assert metarl_agents.PEARL is find_agent("pearl").load()
     assert set(dir(metarl_agents)) >= {"PEARL", "Oracle", "train", "resume", "AGENTS"}

@@ -368,6 +368,7 @@ def test_predictions_are_harmless_while_heads_are_equal():
 # -- a run ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_run_trains_and_is_evaluated(tmp_path):
     # Resuming one is in test_run.py, with every other agent's.
     run = tmp_path / "run"

@@ -305,6 +305,7 @@ def test_ablations_change_exactly_what_they_name(name):
         parts.env.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("agent", SETTINGS)
 def test_fast_updates_follow_raw_advantages(agent):
     """The step size of 1e-3 and the bound of 60 belong to them; standardised ones hardly move a policy."""

@@ -15,6 +15,7 @@ from metarl_agents.run.directory import RunError
 from metarl_agents.run.metrics import EVALUATION_GLOSSARY, GLOSSARY
 from metarl_envs.evaluation import Report, compare, summarise
 
+pytestmark = pytest.mark.long
 WATCHED = [*TINY_MQL, "evaluate_every=2", "evaluation_protocols=mql,pearl"]
 STEPS = 80 * 20 + 5 * 180
 

@@ -28,6 +28,7 @@ from metarl_agents.run.directory import RunError, recorded_products
 from metarl_agents.run.logger import JsonLines, TrainingLogger
 from metarl_agents.run.metrics import GLOSSARY, TIMING_GLOSSARY
 
+pytestmark = pytest.mark.long
 ENV = "MetaPoint-Goal-v0"
 TINY = [
     "initial_steps=20", "tasks_per_iteration=3", "updates_per_iteration=4", "meta_batch=3",

@@ -5,26 +5,20 @@ import functools
 import gymnasium
 import numpy as np
 import pytest
+from representatives import (
+    BODY_IDS,
+    DISCRETE_IDS,
+    DYNAMICS_IDS,
+    IDS,
+    KIND_IDS,
+    MUJOCO_IDS,
+    PLACED_IDS,
+    ids_with,
+)
 
 import metarl_envs
 
-IDS = metarl_envs.registered_ids()
-DYNAMICS_IDS = tuple(i for i in IDS if i.split("-")[1] in ("Params", "LowFriction", "Crippled"))
-"""Families whose tasks have physics of their own."""
-PLACED_IDS = tuple(i for i in IDS if metarl_envs.family(i).body == "move_box_ball")
-"""Families whose tasks say where something starts, so that they are seen from the first observation."""
-DISCRETE_IDS = tuple(i for i in IDS if metarl_envs.family(i).train_equals_test)
-
-
-@functools.cache
-def checksum_of(family_id):
-    env = metarl_envs.MetaEnv(family_id)
-    result = env.model_checksum()
-    env.close()
-    return result
-
-
-MUJOCO_IDS = tuple(i for i in IDS if checksum_of(i) is not None)
+__all__ = ["BODY_IDS", "DISCRETE_IDS", "DYNAMICS_IDS", "IDS", "KIND_IDS", "MUJOCO_IDS", "PLACED_IDS"]
 
 
 def _variants():
@@ -41,18 +35,34 @@ def _variants():
 VARIANTS = list(_variants())
 """Every id with its defaults, and with every other choice of each of its own arguments."""
 
-_OF_BODY = {metarl_envs.family(i).body: i for i in reversed(IDS)}
-BODY_IDS = tuple(sorted(_OF_BODY.values()))
-"""One id per body, for what depends on the body alone and takes long."""
+BODY_VARIANTS = [v for v in VARIANTS if v.values[0] in BODY_IDS]
 
-each_body = pytest.mark.parametrize("family_id", BODY_IDS)
-each_mujoco_body = pytest.mark.parametrize("family_id", [i for i in BODY_IDS if i in MUJOCO_IDS])
-each_body_variant = pytest.mark.parametrize(
-    ("family_id", "arguments"), [v for v in VARIANTS if v.values[0] in BODY_IDS]
-)
+# What others represent runs under the marker `slow`, so that the whole product stays available. A new id
+# is in every `each_id` and `each_variant` by itself, and in the others where it is the first of its body
+# or kind.
 each_id = pytest.mark.parametrize("family_id", IDS)
-each_mujoco_id = pytest.mark.parametrize("family_id", MUJOCO_IDS)
 each_variant = pytest.mark.parametrize(("family_id", "arguments"), VARIANTS)
+each_mujoco_id = pytest.mark.parametrize("family_id", MUJOCO_IDS)
+each_body = pytest.mark.parametrize("family_id", ids_with(BODY_IDS))
+each_mujoco_body = pytest.mark.parametrize("family_id", ids_with(BODY_IDS, MUJOCO_IDS))
+each_kind = pytest.mark.parametrize("family_id", ids_with(KIND_IDS))
+
+
+def _slow_unless(represents, variants=VARIANTS):
+    return [
+        pytest.param(*v.values, id=v.id, marks=() if represents(*v.values) else pytest.mark.slow)
+        for v in variants
+    ]
+
+
+each_body_variant = pytest.mark.parametrize(
+    ("family_id", "arguments"), _slow_unless(lambda i, arguments: i in BODY_IDS)
+)
+each_plain_body = pytest.mark.parametrize(
+    ("family_id", "arguments"),
+    _slow_unless(lambda i, arguments: i in BODY_IDS and not arguments),
+)
+"""One id per body with its defaults; all other ids and arguments are `slow`."""
 
 
 def difference(a, b, where="value"):

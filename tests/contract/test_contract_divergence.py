@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from contract_helpers import (
+    BODY_IDS,
     MUJOCO_IDS,
     assert_finite,
     assert_same,
@@ -26,7 +27,6 @@ HOWS = (
     "huge position",
     "through state",
 )
-each_how = pytest.mark.parametrize("how", HOWS)
 VARIANTS = [
     pytest.param(i, {**a, "observe_task": True}, id=f"{i}-{n}")
     for i in MUJOCO_IDS
@@ -38,7 +38,28 @@ VARIANTS = [
         if choice != argument.default
     ]
 ]
-each_mujoco_variant = pytest.mark.parametrize(("family_id", "arguments"), VARIANTS)
+PLAIN_BODIES = [v for v in VARIANTS if v.values[0] in BODY_IDS and set(v.values[1]) == {"observe_task"}]
+
+
+def _parameters(*rows):
+    """Parameters of (variant, others ..., whether it runs by default)."""
+    return [
+        pytest.param(
+            *v.values, *others, id="-".join((v.id, *others)), marks=() if default else pytest.mark.slow
+        )
+        for v, *others, default in rows
+    ]
+
+
+each_mujoco_body = pytest.mark.parametrize(
+    ("family_id", "arguments"), _parameters(*((v, v in PLAIN_BODIES) for v in VARIANTS))
+)
+"""One id per body with its defaults; all other ids and arguments are `slow`."""
+each_mujoco_body_and_how = pytest.mark.parametrize(
+    ("family_id", "arguments", "how"),
+    _parameters(*((v, how, how == HOWS[0] or v in PLAIN_BODIES) for v in VARIANTS for how in HOWS)),
+)
+"""Every id and argument in one way, one id per body in all ways; all others are `slow`."""
 
 
 def _break(env, index, how):
@@ -61,8 +82,7 @@ def _row(result, i):
     ]
 
 
-@each_how
-@each_mujoco_variant
+@each_mujoco_body_and_how
 def test_one_simulation_diverges_alone(family_id, arguments, how):
     envs, twin = (make_native(family_id, 4, num_threads=2, **arguments) for _ in range(2))
     actions = random_actions(envs, 9)
@@ -97,8 +117,7 @@ def test_one_simulation_diverges_alone(family_id, arguments, how):
     assert_same(envs.get_state()["elapsed"][others], twin.get_state()["elapsed"][others])
 
 
-@each_how
-@each_mujoco_variant
+@each_mujoco_body_and_how
 def test_single_environments_diverge(family_id, arguments, how):
     env = metarl_envs.MetaEnv(family_id, **arguments)
     fresh = metarl_envs.MetaEnv(family_id, **arguments)
@@ -113,8 +132,7 @@ def test_single_environments_diverge(family_id, arguments, how):
     assert_same(rollout(env, actions, seed=4), rollout(fresh, actions, seed=4))
 
 
-@each_how
-@each_mujoco_variant
+@each_mujoco_body_and_how
 def test_a_vector_of_one_diverges(family_id, arguments, how):
     envs = make_native(family_id, 1, **arguments)
     single = metarl_envs.MetaEnv(family_id, **arguments)
@@ -134,7 +152,7 @@ def test_a_vector_of_one_diverges(family_id, arguments, how):
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-@each_mujoco_variant
+@each_mujoco_body
 def test_divergence_resets_as_in_sync(family_id, arguments, mode):
     """A termination and its autoreset, bit for bit as Gymnasium's own vector environment has it."""
     tasks = metarl_envs.family(family_id).tasks("train")[:2] * 2
@@ -153,7 +171,7 @@ def test_divergence_resets_as_in_sync(family_id, arguments, mode):
         assert_same(*results)
 
 
-@each_mujoco_variant
+@each_mujoco_body
 def test_divergence_in_disabled_mode_waits_for_its_reset(family_id, arguments):
     envs = make_native(family_id, 3, autoreset_mode="Disabled", **arguments)
     actions = random_actions(envs, 5)
@@ -172,7 +190,7 @@ def test_divergence_in_disabled_mode_waits_for_its_reset(family_id, arguments):
     assert not envs.step(actions[4])[4]["diverged"].any()
 
 
-@each_mujoco_variant
+@each_mujoco_body
 def test_a_masked_out_simulation_does_not_diverge_yet(family_id, arguments):
     envs = make_native(family_id, 2, **arguments)
     actions = random_actions(envs, 4)
@@ -186,7 +204,7 @@ def test_a_masked_out_simulation_does_not_diverge_yet(family_id, arguments):
     assert envs.step(actions[3])[2].tolist() == [True, False]
 
 
-@each_mujoco_variant
+@each_mujoco_body
 def test_all_at_once(family_id, arguments):
     envs = make_native(family_id, 3, **arguments)
     actions = random_actions(envs, 5)
@@ -202,8 +220,7 @@ def test_all_at_once(family_id, arguments):
         assert not result[2].any()
 
 
-@each_how
-@each_mujoco_variant
+@each_mujoco_body_and_how
 def test_reset_heals(family_id, arguments, how):
     """A reset right after the state broke, before any step could notice, starts a sound episode."""
     for env in (metarl_envs.MetaEnv(family_id, **arguments), make_native(family_id, 2, **arguments)):
@@ -238,7 +255,7 @@ def test_a_state_that_is_not_finite_does_not_leak(family_id):
         assert_finite(env.step(actions[2]))
 
 
-@each_mujoco_variant
+@each_mujoco_body
 def test_a_diverging_simulation_raises_no_numpy_warning(family_id, arguments):
     """A program that turns warnings into errors goes on as well."""
     for how in HOWS:

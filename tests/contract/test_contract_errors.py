@@ -6,7 +6,7 @@ import dataclasses
 import gymnasium
 import numpy as np
 import pytest
-from contract_helpers import IDS, assert_same, each_id, make_native, random_actions, rollout
+from contract_helpers import IDS, assert_same, each_id, each_kind, make_native, random_actions, rollout
 
 import metarl_envs
 
@@ -128,7 +128,7 @@ def test_unknown_split(family_id):
         _refused(lambda make=make: make(split=None), ("'train'", "'test'"))
 
 
-@each_id
+@each_kind
 def test_unknown_argument(family_id):
     for make in _makers(family_id):
         _refused(
@@ -137,7 +137,7 @@ def test_unknown_argument(family_id):
         )
 
 
-@each_id
+@each_kind
 def test_unknown_argument_of_the_vector_environment(family_id):
     """What is allowed there includes the vector environment's own arguments."""
     for make in _makers(family_id)[2:]:
@@ -156,14 +156,14 @@ def test_argument_outside_its_choices(family_id):
 
 
 @pytest.mark.parametrize("name", BAD_TASKS)
-@each_id
+@each_kind
 def test_bad_task_at_construction(family_id, name):
     task, words = bad_tasks(family_id)[name]
     for make in _makers(family_id):
         _refused(lambda make=make: make(task=task), words)
 
 
-@each_id
+@each_kind
 def test_bad_render_mode(family_id):
     for make in (_makers(family_id)[0], *_makers(family_id)[2:]):
         for mode in ("human", "rgb", 3):
@@ -171,7 +171,7 @@ def test_bad_render_mode(family_id):
 
 
 @pytest.mark.parametrize("name", ["num_envs", "num_threads", "max_episode_steps"])
-@each_id
+@each_kind
 def test_bad_counts(family_id, name):
     for value in (0, -1, 2.0, True, "3"):
         given = {"num_envs": 2, name: value}
@@ -180,7 +180,7 @@ def test_bad_counts(family_id, name):
         )
 
 
-@each_id
+@each_kind
 def test_bad_autoreset_mode(family_id):
     _refused(
         lambda: metarl_envs.MetaVectorEnv(family_id, 2, autoreset_mode="sometimes"),
@@ -188,7 +188,7 @@ def test_bad_autoreset_mode(family_id):
     )
 
 
-@each_id
+@each_kind
 def test_bad_tasks_of_a_vector_environment(family_id):
     _refused(lambda: metarl_envs.MetaVectorEnv(family_id, 3, tasks=[0, 1]), ("3", "2"))
     _refused(lambda: metarl_envs.MetaVectorEnv(family_id, 2, tasks=[0, 1], task=0), ("task", "tasks", "both"))
@@ -239,7 +239,7 @@ def _check_unharmed(env, twin, actions, calls):
 
 
 @pytest.mark.parametrize("name", BAD_ACTIONS)
-@each_id
+@each_kind
 def test_bad_action(pair, vector_pair, name):
     for env, twin, actions in (pair, vector_pair):
         action, words = bad_actions(env.action_space.shape)[name]
@@ -247,7 +247,7 @@ def test_bad_action(pair, vector_pair, name):
 
 
 @pytest.mark.parametrize("name", BAD_TASKS)
-@each_id
+@each_kind
 def test_bad_task(pair, vector_pair, family_id, name):
     task, words = bad_tasks(family_id)[name]
     env, twin, actions = pair
@@ -271,6 +271,20 @@ def test_bad_task(pair, vector_pair, family_id, name):
 
 
 @each_id
+def test_every_id_refuses_every_bad_action_and_task(pair, vector_pair, family_id):
+    """All of them one after the other; the two tests above take each alone, and tasks by all ways in."""
+    for env, twin, actions in (pair, vector_pair):
+        calls = [
+            (lambda e=env, a=action: e.step(a), words)
+            for action, words in bad_actions(env.action_space.shape).values()
+        ]
+        calls += [
+            (lambda e=env, t=task: e.set_task(t), words) for task, words in bad_tasks(family_id).values()
+        ]
+        _check_unharmed(env, twin, actions, calls)
+
+
+@each_kind
 def test_bad_number_of_tasks(vector_pair):
     envs, twin, actions = vector_pair
     two = np.array([True, True, False])
@@ -284,7 +298,7 @@ def test_bad_number_of_tasks(vector_pair):
     _check_unharmed(envs, twin, actions, calls)
 
 
-@each_id
+@each_kind
 def test_unknown_options(pair, vector_pair):
     env, twin, actions = pair
     calls = [
@@ -301,7 +315,7 @@ def test_unknown_options(pair, vector_pair):
     _check_unharmed(envs, twin, actions, calls)
 
 
-@each_id
+@each_kind
 def test_bad_masks(vector_pair):
     envs, twin, actions = vector_pair
     masks = (
@@ -324,7 +338,7 @@ def test_bad_masks(vector_pair):
     _check_unharmed(envs, twin, actions, calls)
 
 
-@each_id
+@each_kind
 def test_bad_seeds(vector_pair):
     envs, twin, actions = vector_pair
     calls = [
@@ -336,7 +350,7 @@ def test_bad_seeds(vector_pair):
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "abc"])
-@each_id
+@each_kind
 def test_impossible_seeds(pair, vector_pair, seed):
     """Gymnasium's own exception for a seed counts as a sentence too."""
     for env, twin, actions in (pair, vector_pair):
@@ -347,7 +361,7 @@ def test_impossible_seeds(pair, vector_pair, seed):
         assert_same(rollout(env, actions, reset=False), rollout(twin, actions, reset=False))
 
 
-@each_id
+@each_kind
 def test_negative_number_of_samples(pair, vector_pair):
     for env, twin, actions in (pair, vector_pair):
         _check_unharmed(env, twin, actions, [(lambda e=env: e.sample_tasks(-1), ("negative", "-1"))])
@@ -366,7 +380,7 @@ def test_step_before_reset(family_id):
         gymnasium.make(family_id).step(env.single_action_space.sample())
 
 
-@each_id
+@each_kind
 def test_first_reset_must_be_of_all(family_id):
     envs = make_native(family_id, 2)
     before = envs.get_state()
@@ -376,7 +390,7 @@ def test_first_reset_must_be_of_all(family_id):
     envs.step(envs.action_space.sample())
 
 
-@each_id
+@each_kind
 def test_step_after_an_end_in_disabled_mode(family_id):
     envs, twin = (make_native(family_id, 2, max_episode_steps=2, autoreset_mode="Disabled") for _ in range(2))
     actions = random_actions(envs, 3)
@@ -412,7 +426,7 @@ def test_closed_environment(family_id):
     _refused(lambda: vector.set_tasks([0, 1]), ("closed",))
 
 
-@each_id
+@each_kind
 def test_states_that_do_not_fit(pair, vector_pair, family_id):
     """A state of another shape, family or form is refused as a whole."""
     foreign = metarl_envs.MetaEnv(_foreign(family_id).family, observe_task=True)
@@ -435,7 +449,7 @@ STATE_KEYS = ("physics", "observation", "elapsed", "tasks", "generators", "ended
 
 @pytest.mark.parametrize("key", STATE_KEYS)
 @pytest.mark.parametrize("defect", ["missing", "too short"])
-@each_id
+@each_kind
 def test_incomplete_states(pair, vector_pair, key, defect):
     """A state that lacks a part, or has too little of one, is refused as a whole."""
     for env, twin, actions in (pair, vector_pair):

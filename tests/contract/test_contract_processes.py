@@ -11,20 +11,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import contract_helpers
 import pytest
-from contract_helpers import BODY_IDS, VARIANTS, assert_same
+from contract_helpers import BODY_IDS, assert_same
 
+pytestmark = pytest.mark.process
 LIMIT = 120  # s
 
 FORKING = """
 import multiprocessing, os, pickle, sys
 import gymnasium
 import metarl_envs
-from contract_helpers import VARIANTS, random_actions, rollout
+import contract_helpers
+from contract_helpers import random_actions, rollout
 
-how = sys.argv[1]
+how, selection = sys.argv[1:]
 made = []
-for i, v in enumerate(VARIANTS):
+for i, v in enumerate(getattr(contract_helpers, selection)):
     family_id, arguments = v.values
     envs = metarl_envs.MetaVectorEnv(family_id, 4, num_threads=2, max_episode_steps=6, **arguments)
     single = gymnasium.make(family_id, max_episode_steps=6, **arguments)
@@ -137,7 +140,8 @@ def _run(script, *arguments, folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_forked_children_go_on_with_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("selection", ["BODY_VARIANTS", pytest.param("VARIANTS", marks=pytest.mark.slow)])
+def test_forked_children_go_on_with_the_same_numbers(tmp_path, selection):
     """Stepped, multi-threaded native environments are inherited by two children and used in all three.
 
     What they return is what they return in a process that never forks.
@@ -150,9 +154,9 @@ def test_forked_children_go_on_with_the_same_numbers(tmp_path):
     ):
         folder = tmp_path / how
         folder.mkdir()
-        _run(FORKING, how, folder=folder)
+        _run(FORKING, how, selection, folder=folder)
         results += [pickle.loads((folder / name).read_bytes()) for name in names]
-    assert len(results[0]) == 4 * len(VARIANTS)
+    assert len(results[0]) == 4 * len(getattr(contract_helpers, selection))
     for other in results[1:]:
         assert_same(other, results[0])
 

@@ -5,7 +5,16 @@ import random
 import gymnasium
 import numpy as np
 import pytest
-from contract_helpers import IDS, assert_same, each_id, each_variant, make_native, random_actions, rollout
+from contract_helpers import (
+    IDS,
+    assert_same,
+    each_body,
+    each_body_variant,
+    each_id,
+    make_native,
+    random_actions,
+    rollout,
+)
 
 import metarl_envs
 from metarl_envs.families import specs, tables
@@ -41,7 +50,7 @@ def _specification(family_id):
     return tables.spec_directory() / f"{family_id}.toml"
 
 
-@each_variant
+@each_body_variant
 def test_global_generators_are_left_alone(family_id, arguments):
     np.random.seed(7)  # noqa: NPY002
     random.seed(7)
@@ -86,7 +95,7 @@ def test_unseeded_resets_continue_the_generator(family_id):
     np.testing.assert_array_equal(env.reset(seed=1)[0], a)
 
 
-@each_id
+@each_body
 def test_a_vector_seed_spreads_over_the_simulations(family_id):
     envs = make_native(family_id, 4, task=0)
     singles = [metarl_envs.MetaEnv(family_id) for _ in range(4)]
@@ -101,7 +110,7 @@ def test_a_vector_seed_spreads_over_the_simulations(family_id):
     np.testing.assert_array_equal(observations[0], observations[1])
 
 
-@each_id
+@each_body
 def test_a_masked_reset_seeds_and_draws_only_for_its_simulations(family_id):
     mask = np.array([False, True, False])
     envs, twin = make_native(family_id, 3, task=0), make_native(family_id, 3, task=0)
@@ -116,7 +125,7 @@ def test_a_masked_reset_seeds_and_draws_only_for_its_simulations(family_id):
     np.testing.assert_array_equal(envs.reset()[0][[0, 2]], twin.reset()[0][[0, 2]])
 
 
-@each_id
+@each_body
 def test_one_simulation_does_not_disturb_anothers_generator(family_id):
     """A simulation that is reset often draws from its own generator alone."""
     envs = make_native(family_id, 2)

@@ -8,7 +8,18 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-from contract_helpers import IDS, assert_same, each_id, each_variant, make_native, random_actions, rollout
+from contract_helpers import (
+    IDS,
+    assert_same,
+    each_body_variant,
+    each_id,
+    each_kind,
+    each_plain_body,
+    each_variant,
+    make_native,
+    random_actions,
+    rollout,
+)
 from gymnasium.utils.env_checker import check_env
 
 import metarl_envs
@@ -34,6 +45,7 @@ def test_make_is_usable_at_once(family_id):
     env.close()
 
 
+@pytest.mark.process
 def test_module_prefix_imports_and_makes_every_id():
     code = (
         "import gymnasium\n"
@@ -71,7 +83,7 @@ def test_keyword_arguments_are_stored_in_the_spec(family_id, arguments):
 
 
 @pytest.mark.parametrize("form", ["index", "task", "dict", "off-table task"])
-@each_id
+@each_kind
 def test_spec_round_trips_through_json(family_id, form):
     family = metarl_envs.family(family_id)
     task = family.task("test", 1)
@@ -88,7 +100,7 @@ def test_spec_round_trips_through_json(family_id, form):
     assert_same(rollout(env, actions, seed=3), rollout(again, actions, seed=3))
 
 
-@each_id
+@each_kind
 def test_vector_spec_makes_the_same_environment(family_id):
     tasks = metarl_envs.family(family_id).tasks("test")[:2]
     envs = make_native(family_id, 3, split="test", task=tasks[1], max_episode_steps=3)
@@ -129,19 +141,29 @@ def test_horizon_is_the_default_time_limit(family_id):
     envs.close()
 
 
+def _check(family_id, skip_render_check, **arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make(family_id, split="test", **arguments)
+        check_env(env.unwrapped, skip_render_check=skip_render_check)
+        # The whole stack of wrappers too; that it is one is all the checker may say of it.
+        warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
+        check_env(env, skip_render_check=skip_render_check)
+
+
 @pytest.mark.parametrize("observe_task", [False, True])
 @each_variant
 def test_check_env_passes_without_a_warning(family_id, arguments, observe_task):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        env = gymnasium.make(family_id, split="test", observe_task=observe_task, **arguments)
-        check_env(env.unwrapped)
-        # The whole stack of wrappers too; that it is one is all the checker may say of it.
-        warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
-        check_env(env)
+    _check(family_id, skip_render_check=True, observe_task=observe_task, **arguments)
 
 
-@each_variant
+@pytest.mark.parametrize("observe_task", [False, pytest.param(True, marks=pytest.mark.slow)])
+@each_plain_body
+def test_check_env_with_rendering_passes_without_a_warning(family_id, arguments, observe_task):
+    _check(family_id, skip_render_check=False, observe_task=observe_task, **arguments)
+
+
+@each_body_variant
 def test_passive_checker_is_silent(family_id, arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -222,6 +222,7 @@ if "close" in sys.argv:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", ["close", "leave open"])
 def test_headless_and_silent_to_the_end(how):
     """Without a display and without a chosen backend; nothing is complained of, not even at exit."""
@@ -235,6 +236,7 @@ def test_headless_and_silent_to_the_end(how):
     assert done.stdout.splitlines() == [f"{i} (480, 480, 3) True 2" for i in metarl_envs.registered_ids()]
 
 
+@pytest.mark.process
 def test_a_chosen_backend_is_kept():
     code = "import os, metarl_envs.env; print(os.environ['MUJOCO_GL'])"
     done = subprocess.run(

@@ -15,7 +15,8 @@ from contract_helpers import (
     VARIANTS,
     assert_same,
     difference,
-    each_id,
+    each_kind,
+    each_plain_body,
     each_variant,
     make_native,
     random_actions,
@@ -58,7 +59,7 @@ def test_states_hold_what_the_design_says(family_id, arguments):
         assert json.loads(json.dumps(listed)) == listed
 
 
-@each_variant
+@each_plain_body
 def test_set_state_continues_bit_for_bit(family_id, arguments):
     env = metarl_envs.MetaEnv(family_id, task=1, **arguments)
     actions = random_actions(env, 9)
@@ -78,7 +79,7 @@ def test_set_state_continues_bit_for_bit(family_id, arguments):
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-@each_variant
+@each_plain_body
 def test_vector_set_state_continues_bit_for_bit(family_id, arguments, mode):
     """At every moment of an episode, also with a reset pending; into other thread counts too."""
     tasks = some_tasks(family_id, 3, "test")
@@ -104,7 +105,7 @@ def test_vector_set_state_continues_bit_for_bit(family_id, arguments, mode):
         assert_same(*results)
 
 
-@each_id
+@each_kind
 def test_states_of_environments_that_were_never_reset(family_id):
     for env, other in (
         (metarl_envs.MetaEnv(family_id, task=1), metarl_envs.MetaEnv(family_id)),
@@ -122,7 +123,7 @@ def test_states_of_environments_that_were_never_reset(family_id):
             assert_same(rollout(again, actions, seed=1), rollout(copy.deepcopy(env), actions, seed=1))
 
 
-@each_id
+@each_kind
 def test_terminated_flag_and_seed_survive(family_id):
     env = metarl_envs.MetaEnv(family_id)
     rollout(env, random_actions(env, 2), seed=4)
@@ -136,7 +137,7 @@ def test_terminated_flag_and_seed_survive(family_id):
 
 
 @pytest.mark.parametrize("how", COPIES)
-@each_id
+@each_kind
 def test_asking_a_copy_for_its_seed_changes_nothing(family_id, how):
     """Gymnasium draws a new generator where a seed is asked for and none is known."""
     for env in (metarl_envs.MetaEnv(family_id), make_native(family_id, 2)):
@@ -177,6 +178,7 @@ pickle.dump(results, open("results.pickle", "wb"))
 """
 
 
+@pytest.mark.process
 def test_a_fresh_process_continues_from_json_and_npz_and_from_a_pickle(tmp_path):
     job, expected = [], []
     for i, (family_id, arguments) in enumerate(v.values for v in VARIANTS):
@@ -262,7 +264,7 @@ def test_copies_of_vector_environments_at_random_moments(data):
     assert_same(*results)
 
 
-@each_id
+@each_kind
 def test_a_copy_is_independent(family_id):
     for env in (metarl_envs.MetaEnv(family_id), make_native(family_id, 2)):
         actions = random_actions(env, 6)
@@ -276,7 +278,7 @@ def test_a_copy_is_independent(family_id):
         assert difference(env.step(actions[3]), env.step(actions[3])) is not None
 
 
-@each_id
+@each_kind
 def test_closed_environments_copy_as_closed(family_id):
     for env in (metarl_envs.MetaEnv(family_id), make_native(family_id, 2)):
         env.reset(seed=0)

@@ -12,6 +12,7 @@ from contract_helpers import (
     PLACED_IDS,
     assert_same,
     each_id,
+    each_kind,
     make_native,
     random_actions,
     rollout,
@@ -58,7 +59,7 @@ def test_the_task_changes_by_option_and_by_method(family_id):
     assert env.get_task() == other_split
 
 
-@each_id
+@each_kind
 def test_wrapped_environments_offer_the_task_methods(family_id):
     env = gymnasium.make(family_id)
     env.reset(seed=0)
@@ -119,7 +120,7 @@ def test_sample_tasks(family_id):
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-@each_id
+@each_kind
 def test_tasks_survive_autoreset(family_id, mode):
     tasks = some_tasks(family_id, 3, "test")
     envs = make_native(family_id, 3, tasks=tasks, max_episode_steps=2, autoreset_mode=mode)
@@ -137,7 +138,7 @@ def test_tasks_survive_autoreset(family_id, mode):
     envs.close()
 
 
-@each_id
+@each_kind
 def test_tasks_survive_pickle_and_deepcopy(family_id):
     drawn = metarl_envs.family(family_id).sample_tasks(1, np.random.default_rng(4))[0]
     for task in (1, drawn):
@@ -165,7 +166,7 @@ def test_default_tasks_of_a_vector_environment(family_id):
     envs.close()
 
 
-@each_id
+@each_kind
 def test_set_tasks_with_and_without_a_mask(family_id):
     a, b, c = some_tasks(family_id, 3, "test")
     envs = make_native(family_id, 3)

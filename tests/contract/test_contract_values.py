@@ -14,6 +14,7 @@ from contract_helpers import (
     PLACED_IDS,
     assert_same,
     difference,
+    each_body_variant,
     each_id,
     each_mujoco_id,
     each_variant,
@@ -60,7 +61,7 @@ def _spoil(value):
         info.clear()
 
 
-@each_variant
+@each_body_variant
 def test_returned_arrays_are_fresh(family_id, arguments):
     """What a caller does to a returned array changes nothing the environment returns later."""
     env, twin = (metarl_envs.MetaEnv(family_id, observe_task=True, **arguments) for _ in range(2))
@@ -79,7 +80,7 @@ def test_returned_arrays_are_fresh(family_id, arguments):
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-@each_variant
+@each_body_variant
 def test_returned_vector_arrays_are_fresh(family_id, arguments, mode):
     envs, twin = (
         make_native(family_id, 3, observe_task=True, max_episode_steps=4, autoreset_mode=mode, **arguments)
@@ -105,7 +106,7 @@ def test_returned_vector_arrays_are_fresh(family_id, arguments, mode):
         mine[:] = 99.0
 
 
-@each_variant
+@each_body_variant
 def test_values_of_one_result_do_not_share_memory(family_id, arguments):
     """Writing to one value of a result changes no other; only the masks of one info are one array."""
     envs = make_native(family_id, 3, **arguments)
@@ -293,6 +294,7 @@ def test_a_changed_model_warns_exactly_once(family_id, monkeypatch):
     assert family_id in str(about[0].message)
 
 
+@pytest.mark.process
 def test_a_genuine_model_does_not_warn():
     code = (
         "import metarl_envs\n"

@@ -8,7 +8,10 @@ from contract_helpers import (
     VARIANTS,
     assert_same,
     difference,
+    each_body,
     each_id,
+    each_kind,
+    each_plain_body,
     each_variant,
     make_native,
     random_actions,
@@ -51,8 +54,9 @@ def test_native_equals_sync(family_id, arguments, mode, observe_task):
     sync.close()
 
 
+@pytest.mark.process
 @RESETTING
-@each_id
+@each_kind
 def test_native_equals_async(family_id, mode):
     native, factories = _native_and_factories(family_id, mode, 5)
     parallel = AsyncVectorEnv(factories, autoreset_mode=mode, context="fork")
@@ -75,7 +79,7 @@ def test_native_equals_sync_over_whole_episodes(family_id):
     assert_same(rollout(native, actions, seed=8), rollout(sync, actions, seed=8))
 
 
-@each_variant
+@each_plain_body
 def test_disabled_autoreset_equals_sync(family_id, arguments):
     native, factories = _native_and_factories(family_id, AutoresetMode.DISABLED, 4, **arguments)
     sync = SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
@@ -91,7 +95,7 @@ def test_disabled_autoreset_equals_sync(family_id, arguments):
             )
 
 
-@each_id
+@each_body
 def test_partial_resets_equal_sync(family_id):
     """Episodes of different age: some simulations are reset in the middle of others' episodes."""
     for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
@@ -111,7 +115,7 @@ def test_partial_resets_equal_sync(family_id):
                 assert_same(a, sync.reset(seed=seed, options=options))
 
 
-@each_id
+@each_body
 def test_next_step_semantics(family_id):
     """The step after an end resets: reward 0, no end, the action is ignored."""
     envs = make_native(family_id, 2, max_episode_steps=3, autoreset_mode="NextStep")
@@ -131,7 +135,7 @@ def test_next_step_semantics(family_id):
     assert "final_obs" not in results[2][4]
 
 
-@each_id
+@each_body
 def test_same_step_semantics(family_id):
     """The ending step returns the new episode's observation, and the last one as `final_obs`."""
     envs = make_native(family_id, 2, max_episode_steps=3, autoreset_mode="SameStep")
@@ -155,7 +159,7 @@ def test_same_step_semantics(family_id):
     assert all("final_obs" not in results[i][4] for i in (0, 1, 3, 4, 6))
 
 
-@each_id
+@each_body
 def test_disabled_semantics(family_id):
     """An ended simulation waits for its reset; others can go on meanwhile through `mask`."""
     envs = make_native(family_id, 3, max_episode_steps=3, autoreset_mode="Disabled")
@@ -189,7 +193,7 @@ def test_disabled_semantics(family_id):
     assert truncated.tolist() == [True, False, False]
 
 
-@each_variant
+@each_plain_body
 def test_masked_step_advances_only_the_selected(family_id, arguments):
     envs = make_native(family_id, 4, observe_task=True, **arguments)
     singles = [e() for e in single_factories(family_id, envs.tasks, observe_task=True, **arguments)]
@@ -219,7 +223,7 @@ def test_masked_step_advances_only_the_selected(family_id, arguments):
 
 
 @RESETTING
-@each_id
+@each_body
 def test_masked_out_pending_resets_wait(family_id, mode):
     """With autoreset, what is masked out neither advances nor resets."""
     envs = make_native(family_id, 2, max_episode_steps=2, autoreset_mode=mode)
@@ -251,7 +255,7 @@ def test_any_number_of_threads_gives_the_same_numbers(data):
         assert_same(results[0], other)
 
 
-@each_variant
+@each_plain_body
 def test_rows_do_not_depend_on_how_many_there_are(family_id, arguments):
     tasks = some_tasks(family_id, 5)
     many = make_native(family_id, 5, tasks=tasks, max_episode_steps=9, **arguments)
@@ -268,7 +272,7 @@ def test_rows_do_not_depend_on_how_many_there_are(family_id, arguments):
 
 
 @RESETTING
-@each_id
+@each_kind
 def test_gymnasiums_vector_wrappers_work(family_id, mode):
     """Episode statistics over the native environment are those over Gymnasium's own."""
     native, factories = _native_and_factories(family_id, mode, 5)

@@ -369,6 +369,7 @@ def _program(*words):
     return subprocess.run([program, *words], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.process
 def test_the_installed_program():
     done = _program("list")
     assert (done.returncode, done.stderr) == (0, "")

@@ -713,6 +713,7 @@ def test_the_point_references_frame_a_random_agent():
     assert -0.5 < summarise(report).gap_closed < 0.5
 
 
+@pytest.mark.process
 def test_importing_the_evaluation_is_light():
     code = (
         "import sys, metarl_envs.evaluation; "

@@ -8,6 +8,8 @@ import pytest
 
 import metarl_envs
 
+pytestmark = pytest.mark.process
+
 IDS = metarl_envs.registered_ids()
 HEAVY = ("mujoco", "dm_control", "torch", "matplotlib", "tianshou", "scipy", "pandas", "typer", "OpenGL")
 

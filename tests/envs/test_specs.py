@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from representatives import KIND_IDS, ids_with
 
 import metarl_envs
 from metarl_envs import SpecError
@@ -213,7 +214,7 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize("key", BAD_VALUES)
-@pytest.mark.parametrize("family_id", IDS)
+@pytest.mark.parametrize("family_id", ids_with(KIND_IDS))
 def test_values_that_are_not_allowed(family_id, key):
     path = key.split(".")
     for value in BAD_VALUES[key]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from representatives import IDS, first_of_each, ids_with
 
 import metarl_envs
 from metarl_envs import SpecError, Task
@@ -19,11 +20,13 @@ from metarl_envs.families.distributions import Annulus, Arc, Choice, Disc, Pair,
 from metarl_envs.families.tables import Split
 from metarl_envs.pages.page import page
 
-IDS = metarl_envs.registered_ids()
 DISCRETE = [i for i in IDS if metarl_envs.family(i).train_equals_test]
 CONTINUOUS = [i for i in IDS if i not in DISCRETE]
 each_id = pytest.mark.parametrize("family_id", IDS)
 each_continuous = pytest.mark.parametrize("family_id", CONTINUOUS)
+each_rule = pytest.mark.parametrize(
+    "family_id", ids_with(first_of_each(lambda i: metarl_envs.family(i).table_rule))
+)
 FEW = settings(max_examples=50, deadline=None)
 
 
@@ -362,7 +365,7 @@ def _swap(content):
 
 
 @pytest.mark.parametrize("change", [_nudge, _swap])
-@each_id
+@each_rule
 def test_a_changed_table_is_a_clear_error(spec_folder, family_id, change):
     """Not a digit, not the order: whatever asks for a task gets the sentence."""
     _rewrite(spec_folder / "tables" / f"{family_id}.json", change)
@@ -394,8 +397,15 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
 @each_id
+def test_a_missing_table_is_a_clear_error(spec_folder, family_id):
+    DAMAGE["missing"](spec_folder / "tables" / f"{family_id}.json")
+    with pytest.raises(SpecError, match=rf"{family_id}\.json"):
+        metarl_envs.family(family_id).tasks("train")
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@each_rule
 def test_a_damaged_table_is_a_clear_error(spec_folder, family_id, kind):
     DAMAGE[kind](spec_folder / "tables" / f"{family_id}.json")
     with pytest.raises(SpecError, match=rf"{family_id}\.json"):

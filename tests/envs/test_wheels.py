@@ -12,6 +12,8 @@ import pytest
 
 import metarl_envs
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
     "metarl_envs": ROOT / "packages" / "metarl_envs",

@@ -1,0 +1,40 @@
+"""Which ids stand for the others, for the tests of what ids share and for `--fast`."""
+
+from collections.abc import Callable, Hashable
+
+import pytest
+
+import metarl_envs
+from metarl_envs.bodies import body_class
+from metarl_envs.bodies.mujoco_body import MujocoBody
+
+IDS = metarl_envs.registered_ids()
+DYNAMICS_IDS = tuple(i for i in IDS if i.split("-")[1] in ("Params", "LowFriction", "Crippled"))
+"""Families whose tasks have physics of their own."""
+PLACED_IDS = tuple(i for i in IDS if metarl_envs.family(i).body == "move_box_ball")
+"""Families whose tasks say where something starts, so that they are seen from the first observation."""
+DISCRETE_IDS = tuple(i for i in IDS if metarl_envs.family(i).train_equals_test)
+MUJOCO_IDS = tuple(i for i in IDS if issubclass(body_class(metarl_envs.family(i).body), MujocoBody))
+
+
+def first_of_each(key: Callable[[str], Hashable]) -> tuple[str, ...]:
+    """The first id of each group of ids with the same key."""
+    return tuple(sorted({key(i): i for i in reversed(IDS)}.values()))
+
+
+def _kind(family_id: str) -> Hashable:
+    """What code that all ids share can tell of an id."""
+    family = metarl_envs.family(family_id)
+    groups = (MUJOCO_IDS, DYNAMICS_IDS, PLACED_IDS, DISCRETE_IDS)
+    return (*(family_id in group for group in groups), bool(family.fixed_starts))
+
+
+BODY_IDS = first_of_each(lambda i: metarl_envs.family(i).body)
+"""One id per body, for what depends on the body alone."""
+KIND_IDS = first_of_each(_kind)
+"""One id per kind of family, for code that all ids share."""
+
+
+def ids_with(representatives: tuple[str, ...], among: tuple[str, ...] = IDS) -> list[object]:
+    """Parameters over `among`; those that others represent run under the marker `slow`."""
+    return [pytest.param(i, marks=() if i in representatives else pytest.mark.slow) for i in among]
