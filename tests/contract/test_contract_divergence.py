@@ -132,6 +132,7 @@ def test_single_environments_diverge(family_id, arguments, how):
     assert_same(rollout(env, actions, seed=4), rollout(fresh, actions, seed=4))
 
 
+@pytest.mark.long
 @each_mujoco_body_and_how
 def test_a_vector_of_one_diverges(family_id, arguments, how):
     envs = make_native(family_id, 1, **arguments)
@@ -151,6 +152,7 @@ def test_a_vector_of_one_diverges(family_id, arguments, how):
         assert_same(envs.step(action)[0][0], single.step(action[0])[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 @each_mujoco_body
 def test_divergence_resets_as_in_sync(family_id, arguments, mode):
@@ -220,6 +222,7 @@ def test_all_at_once(family_id, arguments):
         assert not result[2].any()
 
 
+@pytest.mark.long
 @each_mujoco_body_and_how
 def test_reset_heals(family_id, arguments, how):
     """A reset right after the state broke, before any step could notice, starts a sound episode."""
