@@ -82,6 +82,7 @@ def _row(result, i):
     ]
 
 
+@pytest.mark.long
 @each_mujoco_body_and_how
 def test_one_simulation_diverges_alone(family_id, arguments, how):
     envs, twin = (make_native(family_id, 4, num_threads=2, **arguments) for _ in range(2))
