@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## train a small agent, evaluate it on held-out tasks,
 test: $(VENV)/.installed  ## all tests but the slow learning checks
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test-fast: $(VENV)/.installed  ## a first answer in a minute: one id per body, no other processes, no training
+test-fast: $(VENV)/.installed  ## a first answer in a minute: one id per body, no other processes, no long tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --fast
 
 check: $(VENV)/.installed  ## lint, format and types

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 from metarl_agents import train
 from metarl_agents.cli import app
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
@@ -21,7 +23,6 @@ def invoke(*arguments, code=0):
     return result
 
 
-@pytest.mark.long
 def test_an_evaluation_may_change_the_adaptation_and_two_are_compared(run_dir):
     first = invoke("evaluate", run_dir, "--protocol", "mql")
     assert f"written: {run_dir}/report_test_mql.json and .png" in first.output

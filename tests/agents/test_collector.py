@@ -53,6 +53,7 @@ def make(schedule, simulations=4, mode=AutoresetMode.DISABLED, tasks_per_iterati
     return collector
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("simulations", [1, 4, 16])
 def test_every_stored_step_is_one_that_happened(simulations):
     collector = make(Schedule((Stage(10, "prior", True),), ()), simulations)

@@ -134,6 +134,7 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
     assert SETTING.fp32_precision == "none"
 
 
+@pytest.mark.long
 def test_a_run_records_it_and_keeps_it_when_resumed(tmp_path, monkeypatch, capsys):
     used = []
     original = Assembly.trainer

@@ -13,6 +13,7 @@ REPLACED = ("initial_steps", "steps_per_task", "capacity_per_task")
 SMALL = [text for text in TINY_MQL if text.split("=")[0] not in REPLACED]
 
 
+@pytest.mark.long
 def test_the_study_trains_evaluates_and_draws_and_goes_on_where_it_was(tmp_path):
     study = OODStudy(
         tmp_path / "study",

@@ -210,6 +210,7 @@ def test_the_environment_gets_the_action_divided_by_its_scale(agent, monkeypatch
     parts.env.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "tesp", "joint_oracle"])
 def test_an_update_does_not_depend_on_the_number_of_threads(agent, monkeypatch):
     config_class = find_agent(agent).load().config_class

@@ -25,6 +25,7 @@ class ConstantPolicy(Policy):
         return Batch(act=np.full((len(batch.obs), 2), 0.25, np.float32), state=None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("env_class", [CountingVectorEnv, UnmaskedEnv])
 @pytest.mark.parametrize("wanted", [{"n_step": 40}, {"n_episode": 7}])

@@ -82,6 +82,7 @@ def _row(result, i):
     ]
 
 
+@pytest.mark.long
 @each_mujoco_body_and_how
 def test_one_simulation_diverges_alone(family_id, arguments, how):
     envs, twin = (make_native(family_id, 4, num_threads=2, **arguments) for _ in range(2))
@@ -132,6 +133,7 @@ def test_single_environments_diverge(family_id, arguments, how):
     assert_same(rollout(env, actions, seed=4), rollout(fresh, actions, seed=4))
 
 
+@pytest.mark.long
 @each_mujoco_body_and_how
 def test_a_vector_of_one_diverges(family_id, arguments, how):
     envs = make_native(family_id, 1, **arguments)
@@ -151,6 +153,7 @@ def test_a_vector_of_one_diverges(family_id, arguments, how):
         assert_same(envs.step(action)[0][0], single.step(action[0])[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 @each_mujoco_body
 def test_divergence_resets_as_in_sync(family_id, arguments, mode):
@@ -220,6 +223,7 @@ def test_all_at_once(family_id, arguments):
         assert not result[2].any()
 
 
+@pytest.mark.long
 @each_mujoco_body_and_how
 def test_reset_heals(family_id, arguments, how):
     """A reset right after the state broke, before any step could notice, starts a sound episode."""

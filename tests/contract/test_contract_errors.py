@@ -238,6 +238,7 @@ def _check_unharmed(env, twin, actions, calls):
     assert_same(env.sample_tasks(2), twin.sample_tasks(2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BAD_ACTIONS)
 @each_kind
 def test_bad_action(pair, vector_pair, name):
@@ -246,6 +247,7 @@ def test_bad_action(pair, vector_pair, name):
         _check_unharmed(env, twin, actions, [(lambda e=env, a=action: e.step(a), words)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BAD_TASKS)
 @each_kind
 def test_bad_task(pair, vector_pair, family_id, name):
@@ -447,6 +449,7 @@ def test_states_that_do_not_fit(pair, vector_pair, family_id):
 STATE_KEYS = ("physics", "observation", "elapsed", "tasks", "generators", "ended", "np_random", "started")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", STATE_KEYS)
 @pytest.mark.parametrize("defect", ["missing", "too short"])
 @each_kind

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import contract_helpers
 import pytest
-from contract_helpers import BODY_IDS, assert_same
+from contract_helpers import assert_same
 
 pytestmark = pytest.mark.process
 LIMIT = 120  # s
@@ -76,12 +76,13 @@ import functools, pickle, sys
 import gymnasium
 import metarl_envs
 from gymnasium.vector import AsyncVectorEnv
-from contract_helpers import BODY_IDS, make_native, random_actions, rollout, single_factories, some_tasks
+import contract_helpers
+from contract_helpers import make_native, random_actions, rollout, single_factories, some_tasks
 
 if __name__ == "__main__":
-    context = sys.argv[1]
+    context, selection = sys.argv[1:]
     results = []
-    for family_id in BODY_IDS:
+    for family_id in getattr(contract_helpers, selection):
         tasks = some_tasks(family_id, 2)
         native = make_native(family_id, 2, tasks=tasks, max_episode_steps=5, num_threads=2)
         rollout(native, random_actions(native, 2), seed=0)  # its threads live while workers start
@@ -93,9 +94,10 @@ if __name__ == "__main__":
 """
 
 SPAWNING = """
-import multiprocessing, pickle
+import multiprocessing, pickle, sys
+import contract_helpers
 import metarl_envs
-from contract_helpers import BODY_IDS, random_actions, rollout
+from contract_helpers import random_actions, rollout
 
 def child(connection, env):
     connection.send(rollout(env, random_actions(env, 9), reset=False))
@@ -103,7 +105,7 @@ def child(connection, env):
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     results = []
-    for family_id in BODY_IDS:
+    for family_id in getattr(contract_helpers, sys.argv[1]):
         envs = metarl_envs.MetaVectorEnv(family_id, 3, num_threads=2, max_episode_steps=6)
         rollout(envs, random_actions(envs, 7, seed=4), seed=0)
         here, there = context.Pipe()
@@ -161,20 +163,29 @@ def test_forked_children_go_on_with_the_same_numbers(tmp_path, selection):
         assert_same(other, results[0])
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_gymnasiums_workers(context, tmp_path):
+# A spawned process imports everything anew, which takes seconds.
+@pytest.mark.parametrize(
+    ("context", "selection"),
+    [
+        ("fork", "BODY_IDS"),
+        ("spawn", "KIND_IDS"),
+        pytest.param("spawn", "BODY_IDS", marks=pytest.mark.slow),
+    ],
+)
+def test_gymnasiums_workers(context, selection, tmp_path):
     """AsyncVectorEnv, started while a multi-threaded native environment lives in the parent."""
-    _run(WORKERS, context, folder=tmp_path)
+    _run(WORKERS, context, selection, folder=tmp_path)
     results = pickle.loads((tmp_path / "results").read_bytes())
-    assert len(results) == len(BODY_IDS)
+    assert len(results) == len(getattr(contract_helpers, selection))
     for native, workers in results:
         assert_same(native, workers)
 
 
-def test_spawned_children_go_on_with_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("selection", ["KIND_IDS", pytest.param("BODY_IDS", marks=pytest.mark.slow)])
+def test_spawned_children_go_on_with_the_same_numbers(tmp_path, selection):
     """A native environment travels to a spawned process as an argument."""
-    _run(SPAWNING, folder=tmp_path)
+    _run(SPAWNING, selection, folder=tmp_path)
     results = pickle.loads((tmp_path / "results").read_bytes())
-    assert len(results) == len(BODY_IDS)
+    assert len(results) == len(getattr(contract_helpers, selection))
     for received, expected in results:
         assert_same(received, expected)

@@ -50,6 +50,7 @@ def _specification(family_id):
     return tables.spec_directory() / f"{family_id}.toml"
 
 
+@pytest.mark.long
 @each_body_variant
 def test_global_generators_are_left_alone(family_id, arguments):
     np.random.seed(7)  # noqa: NPY002

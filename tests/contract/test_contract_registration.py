@@ -157,6 +157,7 @@ def test_check_env_passes_without_a_warning(family_id, arguments, observe_task):
     _check(family_id, skip_render_check=True, observe_task=observe_task, **arguments)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("observe_task", [False, pytest.param(True, marks=pytest.mark.slow)])
 @each_plain_body
 def test_check_env_with_rendering_passes_without_a_warning(family_id, arguments, observe_task):

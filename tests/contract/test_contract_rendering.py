@@ -24,6 +24,8 @@ from contract_helpers import (
 
 import metarl_envs
 
+pytestmark = pytest.mark.long
+
 
 def _check_frame(frame):
     assert isinstance(frame, np.ndarray)

@@ -221,6 +221,7 @@ def _probe(envs, steps):
     return [r[0] for r in results], [r[1] for r in results[1:]], ~ended
 
 
+@pytest.mark.long
 @each_id
 @FEW
 @given(data=st.data())

@@ -35,7 +35,7 @@ def _native_and_factories(family_id, mode, limit, **arguments):
     return native, single_factories(family_id, tasks, max_episode_steps=limit, **arguments)
 
 
-@pytest.mark.parametrize("observe_task", [False, True])
+@pytest.mark.parametrize("observe_task", [False, pytest.param(True, marks=pytest.mark.long)])
 @RESETTING
 @each_variant
 def test_native_equals_sync(family_id, arguments, mode, observe_task):
@@ -68,6 +68,7 @@ def test_native_equals_async(family_id, mode):
     native.close()
 
 
+@pytest.mark.long
 @each_id
 def test_native_equals_sync_over_whole_episodes(family_id):
     """At the family's own horizon, through two resets."""
@@ -95,6 +96,7 @@ def test_disabled_autoreset_equals_sync(family_id, arguments):
             )
 
 
+@pytest.mark.long
 @each_body
 def test_partial_resets_equal_sync(family_id):
     """Episodes of different age: some simulations are reset in the middle of others' episodes."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from representatives import IDS, KIND_IDS, ids_with
 
 import metarl_envs
 from metarl_envs import cli
@@ -23,8 +24,8 @@ from metarl_envs.pages.page import page
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
-IDS = metarl_envs.registered_ids()
 each_id = pytest.mark.parametrize("family_id", IDS)
+each_kind = pytest.mark.parametrize("family_id", ids_with(KIND_IDS))
 each_split = pytest.mark.parametrize(
     ("family_id", "split"), [(i, split) for i in IDS for split in metarl_envs.family(i).splits]
 )
@@ -99,7 +100,8 @@ def test_verify_one(run, family_id):
     assert run("tasks", "verify", family_id) == (0, f"{family_id}: ok\n", "")
 
 
-@each_id
+@pytest.mark.long
+@each_kind
 def test_verify_finds_a_changed_digit(run, spec_folder, family_id):
     def nudge(content):
         content["test"][0][0] = float(np.nextafter(content["test"][0][0], 9.0))
@@ -216,7 +218,8 @@ def test_freeze_a_new_version(run, spec_folder):
     assert "new version" in err
 
 
-@each_id
+@pytest.mark.long
+@each_kind
 def test_render(run, family_id, tmp_path):
     path = tmp_path / "picture.png"
     assert run("render", family_id, "--out", path, "--steps", 3) == (0, f"{path}\n", "")
@@ -239,7 +242,8 @@ def test_render_writes_into_the_working_directory_by_default(run, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [f"{family_id}.png"]
 
 
-@each_id
+@pytest.mark.long
+@each_kind
 def test_render_a_clip(run, family_id, tmp_path):
     path = tmp_path / "clip.gif"
     assert run("render", family_id, "--out", path, "--steps", 4) == (0, f"{path}\n", "")

@@ -161,6 +161,7 @@ BODIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num", [1, NUM])
 @pytest.mark.parametrize("family_id", BODIES)
 def test_states_and_observations_are_composers(family_id, num, monkeypatch, tmp_path):
@@ -196,6 +197,7 @@ def test_states_and_observations_are_composers(family_id, num, monkeypatch, tmp_
     reference.close()
 
 
+@pytest.mark.long
 def test_falls_are_what_the_contact_list_says(monkeypatch, tmp_path):
     """5000 states of humanoids that stand, fall and lie, against MuJoCo's list of contacts."""
     monkeypatch.chdir(tmp_path)

@@ -726,6 +726,7 @@ def test_importing_the_evaluation_is_light():
 ORACLES = [i for i in metarl_envs.registered_ids() if scripted_oracle(i) is not None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family_id", ORACLES)
 def test_scripted_oracles_reach_and_hold_their_goals(family_id):
     family = metarl_envs.family(family_id)
