@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from metarl_agents.assembly import torch_threads
-from metarl_agents.encoders import product_of_gaussians
-from metarl_agents.run_directory import read_description
 from torch import Tensor
 
 import metarl_envs
 from metarl_agents import load_agent
+from metarl_agents.networks.encoders import product_of_gaussians
+from metarl_agents.run.assembly import torch_threads
+from metarl_agents.run.directory import read_description
 
 TRIALS = 3
 

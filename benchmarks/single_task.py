@@ -56,14 +56,14 @@ def score(act: Act) -> float:
 
 def of_metarl(name: str, seed: int) -> tuple[Train, Act]:
     """Returns this project's agent, on one task instead of a split."""
-    from metarl_agents.assembly import replay_buffer
-    from metarl_agents.collector import MetaCollector
-    from metarl_agents.seeding import numpy_stream, stream_seed
-    from metarl_agents.vector_adapter import GymVectorEnvAdapter
     from tianshou.utils.torch_utils import policy_within_training_step
 
     from metarl_agents.common.context import Context
+    from metarl_agents.common.seeding import numpy_stream, stream_seed
+    from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
     from metarl_agents.registry import find_agent
+    from metarl_agents.replay.collector import MetaCollector
+    from metarl_agents.run.assembly import replay_buffer
 
     algorithm_class = find_agent(name).load()
     values: dict[str, Any] = {

@@ -4,12 +4,14 @@
 """
 
 import ast
+import importlib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGES = Path(__file__).resolve().parents[1] / "packages"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ROOT / "packages"
 
 #: From the ground up. A module outside any folder is a room of its own.
 FLOORS = {
@@ -82,3 +84,14 @@ def test_agents_import_public_names_of_the_suite_only():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metarl_envs"):
                 assert node.module in allowed, f"{name} imports from {node.module}"
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "docs", "results"])
+def test_scripts_beside_the_packages_import_what_exists(folder):
+    """Nothing else runs the longer ones of them."""
+    for path in sorted((ROOT / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metarl_"):
+                module = importlib.import_module(node.module)
+                missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                assert not missing, f"{path} imports {missing} from {node.module}"
