@@ -19,8 +19,8 @@ from torch import Tensor
 
 import metarl_envs
 from metarl_agents import load_agent
+from metarl_agents.common.threads import torch_threads
 from metarl_agents.networks.encoders import product_of_gaussians
-from metarl_agents.run.assembly import torch_threads
 from metarl_agents.run.directory import read_description
 
 TRIALS = 3
