@@ -14,13 +14,19 @@ import sys
 import torch
 from torch import Tensor
 
+from metarl_agents.algorithms.maml import MetaObjective
 from metarl_agents.common.config import load_config, parse_overrides
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
 from metarl_agents.run.assembly import assemble
-from metarl_agents.trials.meta_trust_region import MetaObjective, TrustRegionConfig
-from metarl_agents.trials.trust_region import Product, TrustRegion, conjugate_gradient, curvature_product
+from metarl_agents.trials.trust_region import (
+    Product,
+    TrustRegion,
+    TrustRegionConfig,
+    conjugate_gradient,
+    curvature_product,
+)
 
 FRACTIONS = (0.1, 0.25, 0.5)
 DRAWS, ITERATIONS = 3, 10

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.func import functional_call
 
-from metarl_agents.algorithms.maml import MAML
+from metarl_agents.algorithms.maml import MAML, MetaObjective
 from metarl_agents.algorithms.promp import ProMP
 from metarl_agents.trials.episodes import Sample
-from metarl_agents.trials.meta_trust_region import MetaObjective
 from metarl_agents.trials.trust_region import TrustRegion, conjugate_gradient, flat
 
 Theta = dict[str, Tensor]

@@ -240,10 +240,10 @@ def test_the_penalty_is_the_mean_square_of_the_embedding(agent):
         total, (surrogate, _, _) = algorithm.loss(slice(0, 3))
         square = context.square().mean().detach()
         assert float(square) > 0
-        torch.testing.assert_close(total.detach(), surrogate + algorithm.penalty * square)
+        torch.testing.assert_close(total.detach(), surrogate + algorithm.config.embedding_penalty * square)
         parts.env.close()
-    assert plain[0].algorithm.penalty == 0
-    assert heavy[0].algorithm.penalty == 5
+    assert plain[0].algorithm.config.embedding_penalty == 0
+    assert heavy[0].algorithm.config.embedding_penalty == 5
 
 
 def test_the_first_batch_of_tesp_acts_on_zero_and_fills_the_buffer():
@@ -286,7 +286,7 @@ def test_ablations_change_exactly_what_they_name(name):
     assert ours.memory.returns.shape[1] == 4
     adapts_policy = any(n.startswith("policy.") for n in theirs.own)
     assert adapts_policy == (name == "V2")
-    assert (cut.algorithm.penalty == 0) == (name == "V3")
+    assert (cut.algorithm.config.embedding_penalty == 0) == (name == "V3")
     assert (len(theirs.step_sizes.learned) == 0) == (name in ("V4", "V5"))
     trial = parts_of("tesp", **ABLATIONS[name])
     trial.collector.collect(n_step=1)

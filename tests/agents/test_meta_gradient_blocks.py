@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from metarl_agents.algorithms.maml import MetaObjective
 from metarl_agents.networks.functional import Gaussian, GaussianMLP, TaskModel
 from metarl_agents.trials.adaptation import (
     StepSizes,
@@ -30,7 +31,6 @@ from metarl_agents.trials.advantages import (
     task_advantages,
 )
 from metarl_agents.trials.episodes import Sample
-from metarl_agents.trials.meta_trust_region import MetaObjective
 from metarl_agents.trials.trust_region import (
     TrustRegion,
     conjugate_gradient,

@@ -14,13 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from metarl_agents.algorithms.meta_sgd import FastUpdateConfig, state_std_perceptron
+from metarl_agents.algorithms.tesp import EmbeddingAlgorithm, EmbeddingConfig
 from metarl_agents.networks.functional import Gaussian, GaussianMLP, TaskModel, conditioned
-from metarl_agents.trials.fast_updates import (
-    EmbeddingConfig,
-    FastUpdateAlgorithm,
-    FastUpdateConfig,
-    state_std_perceptron,
-)
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class LatentModel(TaskModel):
         return conditioned(self.policy, obs_TMO, context)
 
 
-class AdaptSV(FastUpdateAlgorithm):
+class AdaptSV(EmbeddingAlgorithm):
     """Fast updates of a single variable; see the module for the source."""
 
     config_class: ClassVar[type[AdaptSVConfig]] = AdaptSVConfig

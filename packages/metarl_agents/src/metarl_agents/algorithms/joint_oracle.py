@@ -2,8 +2,8 @@
 
 The reference of Finn et al. 2017 (arXiv:1703.03400): trust-region policy optimisation (Schulman et al.
 2015, arXiv:1502.05477) on tasks drawn in each iteration, with the task vector appended to the
-observation; network, baseline and step are MAML's. It bounds one shared policy, not policies trained
-per task; the off-policy `oracle` learns from fewer steps.
+observation. Network, baseline and outer step are MAML's, without inner steps. It is an upper bound for one
+shared policy, not for policies trained per task. The off-policy `oracle` learns from fewer steps.
 """
 
 from __future__ import annotations
@@ -15,16 +15,12 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from metarl_agents.algorithms.maml import LOSS_NAMES, MetaObjective, outer_step
 from metarl_agents.common.context import Context
 from metarl_agents.trials.adaptation import likelihood_loss
 from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm
-from metarl_agents.trials.meta_trust_region import (
-    LOSS_NAMES,
-    MetaObjective,
-    TrustRegionConfig,
-    meta_trust_region_step,
-)
 from metarl_agents.trials.policy import AdaptivePolicy, TrialAgent, perceptron_policy
+from metarl_agents.trials.trust_region import TrustRegionConfig
 
 
 @dataclass(frozen=True)
@@ -47,18 +43,9 @@ class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         self.config = config
 
     @classmethod
-    def from_config(
-        cls,
-        config: JointOracleConfig,
-        context: Context,
-    ) -> Self:
+    def from_config(cls, config: JointOracleConfig, context: Context) -> Self:
         """A network with fresh weights from the run's seed, on the device."""
-        policy = perceptron_policy(
-            config,
-            context,
-            inner_step_size=0.0,
-            inner_loss=likelihood_loss,
-        )
+        policy = perceptron_policy(config, context, inner_step_size=0.0, inner_loss=likelihood_loss)
         return cls(policy=policy, config=config, generator=context.stream("update"))
 
     @staticmethod
@@ -75,7 +62,7 @@ class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         """The trust-region step."""
         (sample,) = self.policy.samples
         objective = MetaObjective(self.policy, (), sample, second_order=False, threads=self.threads)
-        yield meta_trust_region_step(objective, self.config, self.generator)
+        yield outer_step(objective, self.config, self.generator)
 
     def trial_agent(self) -> TrialAgent:
         """The trained agent, which has nothing to adapt."""

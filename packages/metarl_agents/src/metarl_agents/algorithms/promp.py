@@ -111,7 +111,7 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
             yield {
                 **dict(zip(self.loss_names[:3], found, strict=True)),
                 "kl_penalty": self.kl_penalty.clone(),
-                "action_std": self.policy.model.log_std.detach().exp().mean(),
+                "action_std": self.policy.model.get_parameter("log_std").detach().exp().mean(),
             }
         if self.config.kl_target:
             # After the last step, as the released code measures it.

@@ -22,14 +22,29 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metarl_agents.networks.functional import Gaussian, GaussianMLP, TaskModel, conditioned
-from metarl_agents.trials.episode_encoder import EpisodeEncoder, best_episodes, memory_of
-from metarl_agents.trials.fast_updates import (
-    EmbeddingConfig,
+from metarl_agents.algorithms.meta_sgd import (
     FastUpdateAlgorithm,
     FastUpdateConfig,
     state_std_perceptron,
+    surrogate_and_kl,
 )
+from metarl_agents.networks.functional import Gaussian, GaussianMLP, TaskModel, conditioned
+from metarl_agents.trials.episode_encoder import EpisodeEncoder, best_episodes, memory_of
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig(FastUpdateConfig):
+    """Configuration of agents with a task embedding: TESP and AdaptSV.
+
+    Attributes:
+        embedding_size: width d of the embedding h.
+        embedding_penalty: eta, weight of the mean square of h.
+    """
+
+    embedding_size: int = 8
+    embedding_penalty: float = 0.001
+
+    may_be_zero: ClassVar[tuple[str, ...]] = (*FastUpdateConfig.may_be_zero, "embedding_penalty")
 
 
 @dataclass(frozen=True)
@@ -115,7 +130,27 @@ def part(own: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in own.items() if n.startswith(prefix)}
 
 
-class TESP(FastUpdateAlgorithm):
+class EmbeddingAlgorithm(FastUpdateAlgorithm):
+    """Fast updates of what an embedding is computed from; the loss of a meta-update is eq. 10."""
+
+    loss_names = ("surrogate", "policy_kl", "embedding_square", "step_size")
+    config: EmbeddingConfig
+
+    def loss(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Clipped surrogate loss plus eta times the mean square of h; see `FastUpdateAlgorithm.loss`."""
+        model, outer = self.policy.model, self.policy.samples[-1]
+        sample, tasks = outer.rows(rows), len(outer.obs)
+        adapted = self.adapted_parameters(rows)  # eq. 9
+        embeddings_TD = model.context(adapted, sample.memory)  # eqs. 3 to 6
+        assert embeddings_TD is not None
+        new = model.distribution(sample.obs, adapted, embeddings_TD)  # eq. 7
+        surrogate, kl = surrogate_and_kl(new, sample, tasks, self.config.clip)
+        square = embeddings_TD.square().mean(-1).sum() / tasks
+        found = torch.stack((surrogate.detach(), kl, square.detach()))
+        return surrogate + self.config.embedding_penalty * square, found
+
+
+class TESP(EmbeddingAlgorithm):
     """Fast updates of a task encoder; see the module for the source."""
 
     config_class: ClassVar[type[TESPConfig]] = TESPConfig

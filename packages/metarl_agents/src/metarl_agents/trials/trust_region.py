@@ -9,11 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from metarl_agents.common.config import OnPolicyConfig
+
 Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig(OnPolicyConfig):
+    """Configuration of agents that take a trust-region step.
+
+    Attributes:
+        trust_radius: largest mean KL divergence of a step.
+        curvature_fraction: fraction of each task's steps from which the curvature is estimated. The
+            step itself is accepted on all of them.
+    """
+
+    trust_radius: float = 0.01
+    curvature_fraction: float = 0.1
+
+    fractions: ClassVar[tuple[str, ...]] = (*OnPolicyConfig.fractions, "curvature_fraction")
 
 
 @dataclass(frozen=True)
