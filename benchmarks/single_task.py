@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -62,8 +63,6 @@ def of_metarl(name: str, seed: int) -> tuple[Train, Act]:
     from metarl_agents.common.seeding import numpy_stream, stream_seed
     from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
     from metarl_agents.registry import find_agent
-    from metarl_agents.replay.collector import MetaCollector
-    from metarl_agents.run.assembly import replay_buffer
 
     algorithm_class = find_agent(name).load()
     values: dict[str, Any] = {
@@ -72,6 +71,7 @@ def of_metarl(name: str, seed: int) -> tuple[Train, Act]:
         "gamma": GAMMA,
         "tau": TAU,
         "initial_steps": RANDOM_STEPS,
+        "tasks_per_iteration": 1,
         "steps_per_task": HORIZON,
         "capacity_per_task": 100_000,
     }
@@ -86,21 +86,16 @@ def of_metarl(name: str, seed: int) -> tuple[Train, Act]:
     config = algorithm_class.config_class(**values)
     venv = metarl_envs.MetaVectorEnv(FAMILY, 1, task=TASK, num_threads=1, autoreset_mode="Disabled")
     venv.reset(seed=stream_seed(seed, "environment"))
-    spaces = (venv.single_observation_space, venv.single_action_space)
-    algorithm = algorithm_class.from_config(
+    context = replace(Context.of(venv, seed=seed, device=torch.device("cpu")), num_tasks=1)
+    algorithm = algorithm_class.from_config(config, context)
+    buffer = algorithm.replay_buffer(config, context)
+    collector = algorithm.collector(
         config,
-        Context.of(venv, seed=seed, device=torch.device("cpu")),
-    )
-    buffer = replay_buffer(config, 1, *spaces, seed=seed)
-    collector = MetaCollector(
-        policy=algorithm.policy,
-        env=GymVectorEnvAdapter(venv, ()),
+        GymVectorEnvAdapter(venv, ()),
         tasks=(TASK,),
-        tasks_per_iteration=1,
         horizon=HORIZON,
         generator=numpy_stream(seed, "collector"),
         buffer=buffer,
-        schedule=algorithm_class.schedule(config),
     )
 
     def train(steps: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
 from torch.distributions.transforms import TanhTransform
 
-from metarl_agents.common.run_state import RunningMeans
+from metarl_agents.common.algorithm import RunningMeans
 from metarl_agents.common.seeding import (
     numpy_state,
     numpy_stream,

@@ -112,7 +112,7 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
 
     watch(torch.Tensor, "backward")
     watch(torch.autograd, "grad")
-    params = Assembly.trainer_params
+    trainer = Assembly.trainer
 
     def watched(self, *arguments):
         policy, original = self.algorithm.policy, self.algorithm.policy.act
@@ -122,9 +122,9 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
             return original(*arguments, **named)
 
         policy.act = seen_act
-        return params(self, *arguments)
+        return trainer(self, *arguments)
 
-    monkeypatch.setattr(Assembly, "trainer_params", watched)
+    monkeypatch.setattr(Assembly, "trainer", watched)
     tiny(tmp_path / "run", agent, steps=80 * 20 + 180)
     assert seen["acting"] == {"none"}
     assert "bf16" in seen["learning"]

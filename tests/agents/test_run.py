@@ -21,7 +21,6 @@ from metarl_agents import evaluate_run, load_agent, resume, train
 from metarl_agents.cli import app
 from metarl_agents.common.config import ConfigError, load_config
 from metarl_agents.registry import AGENTS, find_agent
-from metarl_agents.replay.algorithm import QuietOffPolicyTrainer
 from metarl_agents.run.assembly import assemble
 from metarl_agents.run.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
 from metarl_agents.run.directory import RunError, recorded_products
@@ -152,7 +151,6 @@ def test_an_unknown_metric_is_refused(tmp_path):
 
 
 def test_tianshous_trainer_drives_the_run(finished, tmp_path):
-    assert issubclass(QuietOffPolicyTrainer, OffPolicyTrainer)
     config = load_config(find_agent("pearl").load().config_class, "pearl", ENV, "fast")
     config = config.replace(dict(text.split("=") for text in TINY))
     parts = assemble("pearl", ENV, config, seed=7, device=torch.device("cpu"), threads=1)
@@ -165,9 +163,9 @@ def test_tianshous_trainer_drives_the_run(finished, tmp_path):
         on_iteration=records.append,
         on_update=lambda: None,
     )
-    params = parts.trainer_params(logger, None)
-    params.max_epochs = 3
-    trainer = parts.trainer(params, recorded_products(finished))
+    trainer = parts.trainer(logger, None, recorded_products(finished))
+    trainer.params.max_epochs = 3
+    assert isinstance(trainer, OffPolicyTrainer)
     info = trainer.run(reset_collectors=False)
     assert info.update_step == 3
     assert info.train_step == STEPS - 7 * 180

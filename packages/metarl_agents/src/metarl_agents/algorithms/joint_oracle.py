@@ -39,7 +39,7 @@ class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         self, *, policy: AdaptivePolicy, config: JointOracleConfig, generator: torch.Generator
     ) -> None:
         super().__init__(policy=policy)
-        self.begin_run(self.steps_per_update(config), generator)
+        self.begin_run(self.updates_per_iteration(config), generator)
         self.config = config
 
     @classmethod
@@ -54,7 +54,7 @@ class JointOracle(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         return ("task",)
 
     @staticmethod
-    def steps_per_update(config: JointOracleConfig) -> int:
+    def updates_per_iteration(config: JointOracleConfig) -> int:
         """One."""
         return 1
 

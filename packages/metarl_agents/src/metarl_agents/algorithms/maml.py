@@ -213,7 +213,7 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
 
     def __init__(self, *, policy: AdaptivePolicy, config: MAMLConfig, generator: torch.Generator) -> None:
         super().__init__(policy=policy)
-        self.begin_run(self.steps_per_update(config), generator)
+        self.begin_run(self.updates_per_iteration(config), generator)
         self.config = config
 
     @classmethod
@@ -230,7 +230,7 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         return adaptation_batches(config.inner_steps)
 
     @staticmethod
-    def steps_per_update(config: MAMLConfig) -> int:
+    def updates_per_iteration(config: MAMLConfig) -> int:
         """One."""
         return 1
 

@@ -121,7 +121,7 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         self, *, policy: AdaptivePolicy, config: FastUpdateConfig, generator: torch.Generator
     ) -> None:
         super().__init__(policy=policy)
-        self.begin_run(self.steps_per_update(config), generator)
+        self.begin_run(self.updates_per_iteration(config), generator)
         self.config = config
         self.optim = self._create_optimizer(policy, adam(config.learning_rate))
 
@@ -153,7 +153,7 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         return adaptation_batches(config.inner_steps)
 
     @staticmethod
-    def steps_per_update(config: FastUpdateConfig) -> int:
+    def updates_per_iteration(config: FastUpdateConfig) -> int:
         """The iterations of a meta-update, of which the last only evaluates the loss."""
         return config.outer_steps
 

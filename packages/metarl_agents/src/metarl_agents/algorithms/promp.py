@@ -73,7 +73,7 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
 
     def __init__(self, *, policy: AdaptivePolicy, config: ProMPConfig, generator: torch.Generator) -> None:
         super().__init__(policy=policy)
-        self.begin_run(self.steps_per_update(config), generator)
+        self.begin_run(self.updates_per_iteration(config), generator)
         self.config = config
         self.register_buffer("kl_penalty", torch.tensor(config.kl_penalty, device=generator.device))
         self.optim = self._create_optimizer(policy.model, adam(config.learning_rate))
@@ -99,7 +99,7 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         return adaptation_batches(config.inner_steps)
 
     @staticmethod
-    def steps_per_update(config: ProMPConfig) -> int:
+    def updates_per_iteration(config: ProMPConfig) -> int:
         """The outer steps."""
         return config.outer_steps
 

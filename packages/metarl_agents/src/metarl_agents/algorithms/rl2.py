@@ -163,7 +163,7 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
 
     def __init__(self, *, policy: RL2Policy, config: RL2Config, generator: torch.Generator) -> None:
         super().__init__(policy=policy)
-        self.begin_run(self.steps_per_update(config), generator)
+        self.begin_run(self.updates_per_iteration(config), generator)
         self.config = config
         self.optim = self._create_optimizer(policy.model, adam(config.learning_rate))
 
@@ -201,7 +201,7 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
         return ("first", *("between",) * (config.episodes_per_trial - 2), "last")
 
     @staticmethod
-    def steps_per_update(config: RL2Config) -> int:
+    def updates_per_iteration(config: RL2Config) -> int:
         """The epochs."""
         return config.outer_steps
 

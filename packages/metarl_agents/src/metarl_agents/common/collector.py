@@ -11,13 +11,13 @@ from metarl_agents.common.seeding import numpy_state, restore_numpy_state
 
 
 @dataclass(kw_only=True)
-class MetaCollectStats(CollectStats):  # type: ignore[misc]
+class MetaCollectStats(CollectStats):
     """Tianshou's collection statistics, and returns split by conditioning."""
 
     returns_by_conditioning: dict[str, SequenceSummaryStats] = field(default_factory=dict)
 
 
-class TaskCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
+class TaskCollector(BaseCollector[MetaCollectStats]):
     """What collectors that draw their own tasks share.
 
     Attributes:
@@ -29,6 +29,10 @@ class TaskCollector(BaseCollector[MetaCollectStats]):  # type: ignore[misc]
     def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
         if (n_step is None) == (n_episode is None) or not (n_step or n_episode):
             raise ValueError("give one of n_step and n_episode, as a positive number")
+
+    def collect_initial(self) -> MetaCollectStats:
+        """What is collected before the first iteration: nothing, unless overridden."""
+        return MetaCollectStats(n_collected_episodes=0, n_collected_steps=0)
 
     def state(self) -> dict[str, Any]:
         """Counters and the generator's state, JSON-able. The environment has its own state."""

@@ -59,6 +59,20 @@ class RunConfig:
     #: Fields that an evaluation may change, because training does not depend on them.
     evaluation_keys: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def simulations(self) -> int:
+        """Number of simulations that are stepped together in training."""
+        raise NotImplementedError
+
+    @property
+    def info_keys(self) -> tuple[str, ...]:
+        """Info entries of the environment that are stored with every transition."""
+        return ()
+
+    def time_limit(self, horizon: int) -> int:
+        """Time limit of episodes in training, for a family whose limit is `horizon`."""
+        return horizon
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -128,8 +142,13 @@ class OffPolicyConfig(RunConfig):
     fractions: ClassVar[tuple[str, ...]] = (*RunConfig.fractions, "tau")
 
     @property
+    def simulations(self) -> int:
+        """See `RunConfig.simulations`."""
+        return self.num_simulations
+
+    @property
     def info_keys(self) -> tuple[str, ...]:
-        """Info entries that are stored with every transition."""
+        """See `RunConfig.info_keys`."""
         return () if self.training_reward == "reward" else (self.training_reward,)
 
 
@@ -166,6 +185,15 @@ class OnPolicyConfig(RunConfig):
     )
     fractions: ClassVar[tuple[str, ...]] = (*RunConfig.fractions, "gae_lambda")
     evaluation_keys: ClassVar[tuple[str, ...]] = ("horizon",)
+
+    @property
+    def simulations(self) -> int:
+        """See `RunConfig.simulations`."""
+        return self.tasks_per_iteration * self.episodes_per_task
+
+    def time_limit(self, horizon: int) -> int:
+        """See `RunConfig.time_limit`."""
+        return self.horizon or horizon
 
 
 TConfig = TypeVar("TConfig", bound=RunConfig)

@@ -12,7 +12,7 @@ from tianshou.data import Batch
 from torch import Tensor
 
 
-class BatchPolicy(Policy):  # type: ignore[misc]
+class BatchPolicy(Policy):
     """A policy that acts for a set of rollouts at once, one row per rollout.
 
     Args:

@@ -18,7 +18,7 @@ Infos = dict[str, Array]
 SPACES = {"action_space": "single_action_space", "observation_space": "single_observation_space"}
 
 
-class GymVectorEnvAdapter(BaseVectorEnv):  # type: ignore[misc]
+class GymVectorEnvAdapter(BaseVectorEnv):
     """Steps all simulations of a natively batched environment in one call.
 
     Tianshou's own vector environments hold one worker per simulation; this one holds the batched
@@ -35,6 +35,10 @@ class GymVectorEnvAdapter(BaseVectorEnv):  # type: ignore[misc]
         ValueError: in autoreset mode NEXT_STEP, whose reset steps would enter the buffer as
             transitions that never happened.
     """
+
+    #: The environment. Untyped, because the suite's own has methods (`set_tasks`, masks, states) that
+    #: Gymnasium's interface lacks.
+    venv: Any
 
     def __init__(self, venv: VectorEnv[Any, Any, Any], info_keys: Sequence[str] = ()) -> None:
         mode = AutoresetMode(venv.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
@@ -101,7 +105,7 @@ class GymVectorEnvAdapter(BaseVectorEnv):  # type: ignore[misc]
         if mask_N is None or mask_N.all():
             result = self.venv.step(actions_NA)
         elif self._takes_mask:
-            result = self.venv.step(actions_NA, mask=mask_N)  # type: ignore[call-arg]
+            result = self.venv.step(actions_NA, mask=mask_N)
         else:
             # Such an environment steps every simulation: idle ones that have ended need a reset
             # first, and what they do is ignored.
@@ -172,7 +176,7 @@ class GymVectorEnvAdapter(BaseVectorEnv):  # type: ignore[misc]
 
     def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
         """Resets, seeding simulation i with `seed + i`, or with the i-th of a list."""
-        self.venv.reset(seed=seed)  # type: ignore[arg-type]
+        self.venv.reset(seed=seed)
         if seed is None:
             return [None] * self.env_num
         seeds = [seed + i for i in range(self.env_num)] if isinstance(seed, int) else seed

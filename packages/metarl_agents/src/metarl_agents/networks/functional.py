@@ -161,7 +161,7 @@ class GaussianMLP(TaskModel):
 
     def distribution(self, obs_TMO: Tensor, own: Mapping[str, Tensor], context: Tensor | None) -> Gaussian:
         """See `TaskModel.distribution`."""
-        return self(obs_TMO, own)  # type: ignore[no-any-return]
+        return self.forward(obs_TMO, own)
 
 
 def conditioned(
@@ -170,4 +170,4 @@ def conditioned(
     """Action distributions of observations with each task's embedding (T, D) appended."""
     assert context is not None
     context_TMD = context[:, None].expand(-1, obs_TMO.shape[1], -1)
-    return policy(torch.cat((obs_TMO, context_TMD), -1), own)  # type: ignore[no-any-return]
+    return policy.forward(torch.cat((obs_TMO, context_TMD), -1), own)

@@ -2,53 +2,30 @@
 
 import time
 from abc import abstractmethod
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, TrainingStats
+from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
 from tianshou.data import CollectStats, ReplayBuffer
-from tianshou.trainer import OffPolicyTrainer, OffPolicyTrainerParams
+from tianshou.trainer import OffPolicyTrainerParams
 from torch import Tensor
 
-from metarl_agents.common.run_state import MetaTrainingStats, RunState
+from metarl_agents.common.algorithm import MetaAlgorithm, MetaTrainingStats
+from metarl_agents.common.context import Context
+from metarl_agents.common.seeding import numpy_stream
+from metarl_agents.common.trainers import MetaOffPolicyTrainer
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
+from metarl_agents.replay.collector import MetaCollector, Schedule
 from metarl_agents.replay.policy import MetaPolicy
 from metarl_agents.replay.transitions import Transitions
 
 TMetaPolicy = TypeVar("TMetaPolicy", bound=MetaPolicy)
 
 
-class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
-    """Tianshou's trainer without its progress bars.
-
-    Tianshou 2.0.1 shows the bar of the gradient steps even where `show_progress` is false.
-    """
-
-    @property
-    def _pbar(self) -> Any:
-        shown = super()._pbar
-
-        def bar(*arguments: Any, **options: Any) -> Any:
-            return shown(*arguments, **(options | {"disable": True}))
-
-        return bar
-
-    def _update_step(self, collect_stats: Any) -> TrainingStats:
-        params, algorithm = self.params, self.algorithm
-        usual = params.update_step_num_gradient_steps_per_sample
-        collected = collect_stats.n_collected_steps
-        wanted = algorithm.gradient_steps(params.training_collector.buffer, collect_stats)
-        algorithm.begin_updates()
-        try:
-            if wanted is not None:
-                params.update_step_num_gradient_steps_per_sample = wanted / collected
-            return super()._update_step(collect_stats)
-        finally:
-            params.update_step_num_gradient_steps_per_sample = usual
-
-
-class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[misc]
+class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
     """Draws batches from a `TaskReplayBuffer` and hands them to one gradient step.
 
     A subclass is one algorithm: it builds its networks and optimisers, says in `draw` what a step
@@ -60,9 +37,6 @@ class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type
         report_every: gradient steps per report of mean losses.
         generator: source of the update's random numbers, on the device of the networks.
     """
-
-    #: Whether `trial_agent` is to be handed the replay buffer.
-    needs_replay: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -83,6 +57,11 @@ class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type
     @abstractmethod
     def gradient_step(self, data: Any) -> dict[str, Tensor]:
         """One update of every network. Returns the scalars in `loss_names`, on the device."""
+
+    @staticmethod
+    @abstractmethod
+    def schedule(config: Any) -> Schedule:
+        """What is collected in an iteration, and before the first."""
 
     def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int | None:
         """Gradient steps after a collection; None leaves it to the trainer's steps per sample."""
@@ -129,6 +108,60 @@ class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type
     def _update_with_batch(self, batch: Any) -> MetaTrainingStats:
         return MetaTrainingStats(losses=self.means.add(self.gradient_step(batch)))
 
-    def create_trainer(self, params: OffPolicyTrainerParams) -> OffPolicyTrainer:
+    def create_trainer(self, params: OffPolicyTrainerParams) -> MetaOffPolicyTrainer:
         """Tianshou's off-policy trainer."""
-        return QuietOffPolicyTrainer(self, params)
+        return MetaOffPolicyTrainer(self, params)
+
+    # -- what a run is assembled from -------------------------------------------------------------
+
+    @staticmethod
+    def updates_per_iteration(config: Any) -> int:
+        """As configured."""
+        return int(config.updates_per_iteration)
+
+    @classmethod
+    def replay_buffer(cls, config: Any, context: Context) -> TaskReplayBuffer:
+        """An empty buffer with the run's own stream of random numbers."""
+        return TaskReplayBuffer(
+            context.num_tasks,
+            config.capacity_per_task,
+            context.observations,
+            context.actions,
+            generator=numpy_stream(context.seed, "buffer"),
+            info_keys=config.info_keys,
+        )
+
+    def collector(
+        self,
+        config: Any,
+        env: GymVectorEnvAdapter,
+        *,
+        tasks: Sequence[Any],
+        horizon: int,
+        generator: np.random.Generator,
+        buffer: TaskReplayBuffer,
+    ) -> MetaCollector:
+        """A collector of the algorithm's schedule."""
+        return MetaCollector(
+            policy=self.policy,
+            env=env,
+            buffer=buffer,
+            schedule=self.schedule(config),
+            tasks=tasks,
+            tasks_per_iteration=config.tasks_per_iteration,
+            horizon=horizon,
+            generator=generator,
+        )
+
+    @classmethod
+    def trainer_params(
+        cls, config: Any, collector: MetaCollector, shared: Mapping[str, Any]
+    ) -> OffPolicyTrainerParams:
+        """Parameters with which one epoch of Tianshou's trainer is one iteration."""
+        fewest, usual = collector.steps_per_iteration()
+        return OffPolicyTrainerParams(
+            **shared,
+            collection_step_num_env_steps=fewest,
+            update_step_num_gradient_steps_per_sample=cls.updates_per_iteration(config) / usual,
+            batch_size=config.batch_size,
+        )

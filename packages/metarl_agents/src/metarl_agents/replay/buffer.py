@@ -17,7 +17,7 @@ Arrays = dict[str, NDArray[Any]]
 STEP_KEYS = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next")
 
 
-class TaskReplayBuffer(ReplayBuffer):  # type: ignore[misc]
+class TaskReplayBuffer(ReplayBuffer):
     """Whole episodes of many tasks, sampled as meta-batches `[T, B]` and windows `[T, B, S]`.
 
     Task k owns rows `k * capacity` to `(k + 1) * capacity`, a ring in which its episodes lie one

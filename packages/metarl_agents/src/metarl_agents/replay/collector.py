@@ -197,7 +197,7 @@ class MetaCollector(TaskCollector):
         policy.begin_rollouts(tasks_R, conditioning, self.task_buffer)
         # Simulations without a rollout sit out; they need some task all the same.
         rows = np.minimum(np.arange(simulations), count - 1)
-        adapter.venv.set_tasks([self.tasks[k] for k in tasks_R[rows]])  # type: ignore[attr-defined]
+        adapter.venv.set_tasks([self.tasks[k] for k in tasks_R[rows]])
         active_N = np.arange(simulations) < count
         observations_NO, _ = adapter.reset_arrays(active_N if count < simulations else None)
         staged["obs"][0] = observations_NO

@@ -5,18 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from tianshou.trainer import OffPolicyTrainerParams, OnPolicyTrainerParams, Trainer
+from tianshou.trainer import Trainer
 
 import metarl_envs
-from metarl_agents.common.config import ConfigError, OffPolicyConfig, OnPolicyConfig, RunConfig
+from metarl_agents.common.algorithm import MetaAlgorithm
+from metarl_agents.common.config import ConfigError, RunConfig
 from metarl_agents.common.context import Context
-from metarl_agents.common.matrix_products import products_by
 from metarl_agents.common.seeding import numpy_stream, stream_seed
-from metarl_agents.common.vector_adapter import GymVectorEnvAdapter, box_width
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.registry import find_agent
-from metarl_agents.replay.algorithm import MetaOffPolicyAlgorithm
-from metarl_agents.replay.buffer import TaskReplayBuffer
-from metarl_agents.replay.collector import MetaCollector
 from metarl_agents.run.checkpoint import (
     Checkpoint,
     load_optimiser_tensors,
@@ -24,42 +21,27 @@ from metarl_agents.run.checkpoint import (
     prefixed,
     unprefixed,
 )
-from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm
-from metarl_agents.trials.collector import TrialCollector
 
 
 @dataclass
 class Assembly:
-    """An algorithm with its environment, collector and, where it learns off policy, buffer."""
+    """An algorithm with its environment, its collector and, if it has one, its replay buffer."""
 
-    algorithm: MetaOffPolicyAlgorithm[Any] | MetaOnPolicyAlgorithm[Any]
-    collector: MetaCollector | TrialCollector
-    buffer: TaskReplayBuffer | None
+    algorithm: MetaAlgorithm
+    collector: Any
+    buffer: Any
     env: GymVectorEnvAdapter
     config: RunConfig
 
-    def trainer(self, params: OffPolicyTrainerParams | OnPolicyTrainerParams, products: str) -> Trainer:
-        """Tianshou's trainer of the algorithm, with matrix products by `products` where it learns.
+    def trainer(self, logger: Any, save_checkpoint: Any, products: str = "default") -> Trainer:
+        """Tianshou's trainer of the algorithm; one epoch is one iteration.
 
         Args:
-            params: what `trainer_params` returned.
-            products: "default" or "onednn"; see `metarl_agents.common.matrix_products`.
+            logger: the logger.
+            save_checkpoint: called with iteration, environment steps and gradient steps.
+            products: what computes matrix products in gradient steps, "default" or "onednn"; see
+                `metarl_agents.common.matrix_products`.
         """
-        trainer = self.algorithm.create_trainer(params)
-        update_step = trainer._update_step
-
-        # The one place where every trainer learns and does nothing else.
-        def update_step_by_products(*arguments: Any) -> Any:
-            with products_by(products):
-                return update_step(*arguments)
-
-        trainer._update_step = update_step_by_products
-        return trainer
-
-    def trainer_params(
-        self, logger: Any, save_checkpoint: Any
-    ) -> OffPolicyTrainerParams | OnPolicyTrainerParams:
-        """Parameters that make one epoch of Tianshou's trainer one iteration of the schedule."""
         shared = {
             "training_collector": self.collector,
             "epoch_num_steps": 1,
@@ -70,27 +52,20 @@ class Assembly:
             "verbose": False,
             "show_progress": False,
         }
-        if isinstance(self.collector, TrialCollector):
-            return OnPolicyTrainerParams(**shared, collection_step_num_env_steps=1, batch_size=None)
-        fewest, usual = self.collector.steps_per_iteration()
-        return OffPolicyTrainerParams(
-            **shared,
-            collection_step_num_env_steps=fewest,
-            update_step_num_gradient_steps_per_sample=self.updates_per_iteration / usual,
-            batch_size=self.config.batch_size,  # type: ignore[attr-defined]
-        )
+        params = self.algorithm.trainer_params(self.config, self.collector, shared)
+        trainer = self.algorithm.create_trainer(params)
+        trainer.products = products
+        return trainer
 
     @property
     def updates_per_iteration(self) -> int:
-        """Gradient steps of one iteration, where all episodes have full length."""
-        if isinstance(self.algorithm, MetaOnPolicyAlgorithm):
-            return self.algorithm.steps_per_update(self.config)
-        return int(self.config.updates_per_iteration)  # type: ignore[attr-defined]
+        """Gradient steps of an iteration in which all episodes have full length."""
+        return self.algorithm.updates_per_iteration(self.config)
 
     def state(self) -> Checkpoint:
         """Everything that decides how the run goes on."""
         algorithm, means = self.algorithm, self.algorithm.means
-        env_state = self.env.venv.get_state()  # type: ignore[attr-defined]
+        env_state = self.env.venv.get_state()
         env_arrays = {k: v for k, v in env_state.items() if isinstance(v, np.ndarray)}
         arrays = prefixed("environment", env_arrays)
         arrays |= prefixed("means", {"sums": means.sums})
@@ -116,9 +91,7 @@ class Assembly:
             self.buffer.load_state_arrays(unprefixed("buffer", arrays))
             self.buffer.load_generator_state(values["buffer_generator"])
         self.collector.load_state(values["collector"])
-        self.env.venv.set_state(  # type: ignore[attr-defined]
-            {**unprefixed("environment", arrays), **values["environment"]}
-        )
+        self.env.venv.set_state({**unprefixed("environment", arrays), **values["environment"]})
         means.count = values["means_count"]
         means.sums.copy_(torch.from_numpy(arrays["means.sums"].copy()))
         for name, generator in algorithm.generators().items():
@@ -144,7 +117,8 @@ def assemble(
         config: the agent's configuration.
         seed: the run's seed.
         device: where networks live.
-        threads: threads that step simulations, and that an on-policy update shares its tasks among.
+        threads: number of threads that step simulations, and that work on independent parts of an
+            update on a CPU.
 
     Raises:
         ConfigError: when the training reward is not among the environment's infos.
@@ -152,69 +126,35 @@ def assemble(
     """
     algorithm_class = find_agent(agent).load()
     family = metarl_envs.family(env_id)
-    tasks = family.tasks("train")
-    info_keys: tuple[str, ...] = ()
-    horizon = family.horizon
-    if isinstance(config, OnPolicyConfig):
-        horizon = config.horizon or horizon
-        simulations = config.tasks_per_iteration * config.episodes_per_task
-    else:
-        assert isinstance(config, OffPolicyConfig)
-        simulations, info_keys = config.num_simulations, config.info_keys
+    horizon = config.time_limit(family.horizon)
     venv = metarl_envs.MetaVectorEnv(
         env_id,
-        simulations,
+        config.simulations,
         split="train",
         observe_task=algorithm_class.observe_task,
         autoreset_mode="Disabled",
         max_episode_steps=horizon,
         num_threads=threads,
     )
-    env = GymVectorEnvAdapter(venv, info_keys)
+    env = GymVectorEnvAdapter(venv, config.info_keys)
     _, infos = venv.reset(seed=stream_seed(seed, "environment"))
-    for key in info_keys:
+    for key in config.info_keys:
         if key not in infos:
             raise ConfigError(
                 f"training_reward must be 'reward' or an info key of {env_id}, not {key!r}; it has "
                 f"{', '.join(sorted(name for name in infos if not name.startswith('_')))}"
             )
-    algorithm = algorithm_class.from_config(
+    context = Context.of(venv, seed=seed, device=device)
+    algorithm: MetaAlgorithm = algorithm_class.from_config(config, context)
+    if device.type == "cpu":
+        algorithm.threads = threads
+    buffer = algorithm.replay_buffer(config, context)
+    collector = algorithm.collector(
         config,
-        Context.of(venv, seed=seed, device=device),
+        env,
+        tasks=family.tasks("train"),
+        horizon=horizon,
+        generator=numpy_stream(seed, "collector"),
+        buffer=buffer,
     )
-    shared = {
-        "policy": algorithm.policy,
-        "env": env,
-        "tasks": tasks,
-        "tasks_per_iteration": config.tasks_per_iteration,
-        "horizon": horizon,
-        "generator": numpy_stream(seed, "collector"),
-    }
-    if isinstance(config, OnPolicyConfig):
-        if device.type == "cpu":
-            algorithm.threads = threads
-        trials = TrialCollector(
-            **shared,
-            episodes_per_task=config.episodes_per_task,
-            batch_names=algorithm_class.batch_names(config),
-        )
-        return Assembly(algorithm, trials, None, env, config)
-    buffer = replay_buffer(
-        config, len(tasks), venv.single_observation_space, venv.single_action_space, seed=seed
-    )
-    collector = MetaCollector(**shared, buffer=buffer, schedule=algorithm_class.schedule(config))
     return Assembly(algorithm, collector, buffer, env, config)
-
-
-def replay_buffer(
-    config: OffPolicyConfig, tasks: int, observation_space: Any, action_space: Any, *, seed: int
-) -> TaskReplayBuffer:
-    """An empty buffer for runs with this configuration, with the run's own stream of random numbers."""
-    return TaskReplayBuffer(
-        tasks,
-        config.capacity_per_task,
-        box_width(observation_space),
-        box_width(action_space),
-        generator=numpy_stream(seed, "buffer"),
-        info_keys=config.info_keys,
-    )

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.common.config import ConfigError, OffPolicyConfig, RunConfig, parse_overrides
+from metarl_agents.common.config import ConfigError, RunConfig, parse_overrides
 from metarl_agents.common.context import Context
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
-from metarl_agents.run.assembly import replay_buffer
 from metarl_agents.run.checkpoint import (
     CheckpointError,
     newest_checkpoint,
@@ -45,27 +44,16 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
         raise CheckpointError(f"{folder} has no checkpoint yet")
     check_device(device)
     algorithm_class = find_agent(description["agent"]).load()
-    family = metarl_envs.family(description["env_id"])
-    num_tasks = len(family.tasks("train"))
-    env = metarl_envs.MetaVectorEnv(family, 1, observe_task=algorithm_class.observe_task)
-    algorithm = algorithm_class.from_config(
-        config,
-        Context.of(env, seed=description["seed"], device=torch.device(device)),
-    )
+    env = metarl_envs.MetaVectorEnv(description["env_id"], 1, observe_task=algorithm_class.observe_task)
+    context = Context.of(env, seed=description["seed"], device=torch.device(device))
     env.close()
+    algorithm = algorithm_class.from_config(config, context)
     if not algorithm_class.needs_replay:
         algorithm.load_network_state(read_weights(path))
         return algorithm.trial_agent()
-    assert isinstance(config, OffPolicyConfig)
     checkpoint = read_checkpoint(path)
     algorithm.load_network_state(checkpoint.weights)
-    buffer = replay_buffer(
-        config,
-        num_tasks,
-        env.single_observation_space,
-        env.single_action_space,
-        seed=description["seed"],
-    )
+    buffer = algorithm.replay_buffer(config, context)
     buffer.load_state_arrays(unprefixed("buffer", checkpoint.arrays))
     return algorithm.trial_agent(buffer)
 

@@ -49,7 +49,7 @@ class JsonLines:
         self.lines += 1
 
 
-class TrainingLogger(BaseLogger):  # type: ignore[misc]
+class TrainingLogger(BaseLogger):
     """Gathers what a trainer reports in an iteration and writes it when the iteration ends.
 
     Tianshou calls `log_training_data` after each collection, `log_update_data` after each gradient

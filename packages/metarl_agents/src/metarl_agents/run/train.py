@@ -286,7 +286,7 @@ def _train(
             save()
         elif monitor.due(logger.iteration, finished()):
             monitor.evaluate(logger.iteration, logger.env_steps)
-        trainer = parts.trainer(parts.trainer_params(logger, save_checkpoint), products)
+        trainer = parts.trainer(logger, save_checkpoint, products)
         trainer.reset(reset_collectors=False)
         while not finished() and not signals.stop:
             trainer.execute_epoch()

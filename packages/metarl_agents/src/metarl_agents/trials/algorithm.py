@@ -2,61 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 import torch
-from tianshou.algorithm.algorithm_base import OnPolicyAlgorithm, TrainingStats
-from tianshou.trainer import OnPolicyTrainer, OnPolicyTrainerParams
+from tianshou.algorithm.algorithm_base import OnPolicyAlgorithm
+from tianshou.trainer import OnPolicyTrainerParams
 from torch import Tensor
 
-from metarl_agents.common.run_state import MetaTrainingStats, RunState
+from metarl_agents.common.algorithm import MetaAlgorithm
 from metarl_agents.common.threads import in_order
+from metarl_agents.common.trainers import MetaOnPolicyTrainer, torch_optimiser
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
+from metarl_agents.trials.collector import TrialCollector
 from metarl_agents.trials.policy import TrialAgent, TrialPolicy
 
 TTrialPolicy = TypeVar("TTrialPolicy", bound=TrialPolicy)
 
 
-class TrialTrainer(OnPolicyTrainer):  # type: ignore[misc]
-    """Tianshou's on-policy trainer, whose update reports every gradient step."""
-
-    def _update_step(self, collect_stats: Any = None) -> TrainingStats:
-        algorithm = self.algorithm
-        stats: TrainingStats = MetaTrainingStats()
-        start = time.perf_counter()
-        for losses in algorithm.outer_steps():
-            stats = MetaTrainingStats(losses=algorithm.means.add(losses))
-            stats.train_time = time.perf_counter() - start
-            self._policy_update_time += stats.train_time
-            self._update_moving_avg_stats_and_log_update_data(stats)
-            start = time.perf_counter()
-        return stats
-
-
-class MetaOnPolicyAlgorithm(RunState, OnPolicyAlgorithm[TTrialPolicy]):  # type: ignore[misc]
+class MetaOnPolicyAlgorithm(MetaAlgorithm, OnPolicyAlgorithm[TTrialPolicy]):
     """Learns from the trials its policy has just been through.
 
     A subclass is one algorithm: it builds its networks and optimisers, says which batches of episodes
     a trial consists of, and writes its update rule in `outer_steps`.
     """
 
-    #: Whether the policy observes the task.
-    observe_task: ClassVar[bool] = False
-    needs_replay: ClassVar[bool] = False
-    #: Threads that an update shares its tasks among; nothing that comes out depends on it.
-    threads: int = 1
-
     @staticmethod
     @abstractmethod
     def batch_names(config: Any) -> Sequence[str]:
         """What the batches of episodes of a trial are called in metrics, in their order."""
-
-    @staticmethod
-    @abstractmethod
-    def steps_per_update(config: Any) -> int:
-        """Gradient steps of one iteration."""
 
     @abstractmethod
     def outer_steps(self) -> Iterator[dict[str, Tensor]]:
@@ -66,9 +42,38 @@ class MetaOnPolicyAlgorithm(RunState, OnPolicyAlgorithm[TTrialPolicy]):  # type:
         """The trained agent as `metarl_envs.evaluation` drives it."""
         return TrialAgent(self.policy, observe_task=self.observe_task)
 
-    def create_trainer(self, params: OnPolicyTrainerParams) -> OnPolicyTrainer:
+    def create_trainer(self, params: OnPolicyTrainerParams) -> MetaOnPolicyTrainer:
         """Tianshou's on-policy trainer."""
-        return TrialTrainer(self, params)
+        return MetaOnPolicyTrainer(self, params)
+
+    def collector(
+        self,
+        config: Any,
+        env: GymVectorEnvAdapter,
+        *,
+        tasks: Sequence[Any],
+        horizon: int,
+        generator: np.random.Generator,
+        buffer: None,
+    ) -> TrialCollector:
+        """A collector of trials of the algorithm's batches."""
+        return TrialCollector(
+            policy=self.policy,
+            env=env,
+            tasks=tasks,
+            tasks_per_iteration=config.tasks_per_iteration,
+            episodes_per_task=config.episodes_per_task,
+            batch_names=self.batch_names(config),
+            horizon=horizon,
+            generator=generator,
+        )
+
+    @classmethod
+    def trainer_params(
+        cls, config: Any, collector: TrialCollector, shared: Mapping[str, Any]
+    ) -> OnPolicyTrainerParams:
+        """Parameters with which one epoch of Tianshou's trainer is one iteration."""
+        return OnPolicyTrainerParams(**shared, collection_step_num_env_steps=1, batch_size=None)
 
     def _update_with_batch(self, batch: Any, batch_size: int | None, repeat: int) -> NoReturn:
         raise NotImplementedError("there is no replay buffer to update from; see outer_steps")
@@ -80,10 +85,11 @@ def step_on_parts(optimiser: Any, losses: Iterable[Tensor]) -> None:
     Tianshou's own step takes one loss, whose graph would hold all of them at once; here each part's is
     freed before the next is built.
     """
-    optimiser._optim.zero_grad()
+    adam = torch_optimiser(optimiser)
+    adam.zero_grad()
     for loss in losses:
-        loss.backward()  # type: ignore[no-untyped-call]
-    optimiser._optim.step()
+        torch.autograd.backward(loss)
+    adam.step()
 
 
 def step_on_tasks(
@@ -100,20 +106,21 @@ def step_on_tasks(
     Returns:
         The sums (R,) of what is reported.
     """
-    parameters = [p for group in optimiser._optim.param_groups for p in group["params"]]
+    adam = torch_optimiser(optimiser)
+    parameters = [p for group in adam.param_groups for p in group["params"]]
 
     def work(chunk: slice) -> tuple[tuple[Tensor | None, ...], Tensor]:
         value, found = loss(chunk)
         return torch.autograd.grad(value, parameters, allow_unused=True), found
 
-    optimiser._optim.zero_grad()
+    adam.zero_grad()
     sums = []
     for gradients, found in in_order(work, rows, threads):
         sums.append(found)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    optimiser._optim.step()
+    adam.step()
     return torch.stack(sums).sum(0)
 
 

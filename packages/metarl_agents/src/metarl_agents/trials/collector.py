@@ -15,7 +15,7 @@ from metarl_agents.trials.episodes import Episodes, collect_episodes
 from metarl_agents.trials.policy import TrialPolicy
 
 
-class NoBuffer(ReplayBuffer):  # type: ignore[misc]
+class NoBuffer(ReplayBuffer):
     """The replay buffer that Tianshou's trainers ask for, of agents that have none."""
 
     def __init__(self) -> None:
@@ -136,7 +136,3 @@ class TrialCollector(TaskCollector):
             name: SequenceSummaryStats.from_sequence(np.concatenate(parts)) for name, parts in returns.items()
         }
         return stats
-
-    def collect_initial(self) -> MetaCollectStats:
-        """Nothing: training starts without data."""
-        return MetaCollectStats(n_collected_episodes=0, n_collected_steps=0)

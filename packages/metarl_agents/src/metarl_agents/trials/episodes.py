@@ -141,11 +141,11 @@ def collect_episodes(
         raise ValueError(
             f"{len(tasks)} tasks with {episodes} episodes need {count} simulations, not {adapter.env_num}"
         )
-    adapter.venv.set_tasks([task for task in tasks for _ in range(episodes)])  # type: ignore[attr-defined]
+    adapter.venv.set_tasks([task for task in tasks for _ in range(episodes)])
     observations_NO, _ = adapter.reset_arrays(None)
     space = adapter.venv.single_action_space
     obs = np.zeros((horizon, *observations_NO.shape), np.float32)
-    actions = np.zeros((horizon, count, space.shape[0]), np.float32)  # type: ignore[index]
+    actions = np.zeros((horizon, count, space.shape[0]), np.float32)
     rewards = np.zeros((horizon, count), np.float64)
     valid = np.zeros((horizon, count), bool)
     active_N = np.ones(count, bool)

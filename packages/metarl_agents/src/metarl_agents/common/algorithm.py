@@ -1,13 +1,20 @@
-"""What a training run asks of an algorithm: mean losses, and a state that can be saved."""
+"""What a training run needs of an algorithm, whichever way it learns."""
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
 from torch import Tensor
+
+from metarl_agents.common.collector import TaskCollector
+from metarl_agents.common.config import RunConfig
+from metarl_agents.common.context import Context
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 
 
 class RunningMeans:
@@ -40,7 +47,7 @@ class RunningMeans:
 
 
 @dataclass(kw_only=True)
-class MetaTrainingStats(TrainingStats):  # type: ignore[misc]
+class MetaTrainingStats(TrainingStats):
     """Training statistics of one gradient step.
 
     Attributes:
@@ -54,11 +61,71 @@ class MetaTrainingStats(TrainingStats):  # type: ignore[misc]
         return self.losses or {}
 
 
-class RunState(Algorithm):  # type: ignore[misc]
-    """The part of an algorithm that a run reports and saves."""
+class MetaAlgorithm(Algorithm):
+    """What a run builds, trains, reports and saves.
 
+    `MetaOffPolicyAlgorithm` and `MetaOnPolicyAlgorithm` implement the parts that depend on how an
+    algorithm learns; an algorithm itself defines its configuration, networks and update.
+    """
+
+    #: The configuration.
+    config_class: ClassVar[type[RunConfig]]
     #: Names of the scalars that a gradient step returns.
     loss_names: ClassVar[tuple[str, ...]]
+    #: Whether the policy observes the task.
+    observe_task: ClassVar[bool] = False
+    #: Whether `trial_agent` needs the replay buffer of training.
+    needs_replay: ClassVar[bool] = False
+    #: Number of threads that work on independent parts of an update; results do not depend on it.
+    threads: int = 1
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Any, context: Context) -> Self:
+        """The algorithm with fresh weights from the run's seed, on the device."""
+
+    @staticmethod
+    @abstractmethod
+    def updates_per_iteration(config: Any) -> int:
+        """Gradient steps of one iteration in which all episodes have full length."""
+
+    @classmethod
+    def replay_buffer(cls, config: Any, context: Context) -> Any:
+        """An empty replay buffer, or None for an algorithm that has none."""
+        return None
+
+    @abstractmethod
+    def collector(
+        self,
+        config: Any,
+        env: GymVectorEnvAdapter,
+        *,
+        tasks: Sequence[Any],
+        horizon: int,
+        generator: np.random.Generator,
+        buffer: Any,
+    ) -> TaskCollector:
+        """The collector of a run.
+
+        Args:
+            config: the configuration.
+            env: adapter over the simulations.
+            tasks: the training tasks.
+            horizon: most steps of an episode.
+            generator: source of the choice of tasks.
+            buffer: what `replay_buffer` returned.
+        """
+
+    @classmethod
+    @abstractmethod
+    def trainer_params(cls, config: Any, collector: Any, shared: Mapping[str, Any]) -> Any:
+        """Parameters with which one epoch of Tianshou's trainer is one iteration.
+
+        Args:
+            config: the configuration.
+            collector: what `collector` returned.
+            shared: parameters that do not depend on the algorithm.
+        """
 
     def begin_run(self, report_every: int, generator: torch.Generator) -> None:
         """Sets up reports of mean losses and the generator of the updates.
