@@ -10,10 +10,10 @@ from interleave import Check, Variant, interleave, report
 from onednn import ONEDNN, by_onednn, say_what_onednn_is
 from straightforward_pearl import StraightforwardPEARL
 
-from metarl_agents.algorithms.pearl import PEARL, PEARLBatch, PEARLConfig
-from metarl_agents.common.config import load_config
+from metarl_agents.algorithms.pearl import PEARL, PEARLBatch
 from metarl_agents.common.context import Context
 from metarl_agents.common.threads import torch_threads
+from metarl_agents.registry import find_agent
 from metarl_agents.replay.transitions import Transitions
 from metarl_agents.run.assembly import assemble
 from metarl_envs import MetaVectorEnv
@@ -24,9 +24,7 @@ NUM = 64
 
 def collection() -> bool:
     """Times a meta-iteration's collection at N = 64, against a loop of nothing but policy and steps."""
-    config = load_config(
-        PEARLConfig,
-        "pearl",
+    config = find_agent("pearl").config(
         FAMILY,
         "paper",
         {
@@ -76,7 +74,7 @@ class _EachOnce:
 
 def update(preset: str) -> bool:
     """Times one gradient step."""
-    config = load_config(PEARLConfig, "pearl", FAMILY, preset)
+    config = find_agent("pearl").config(FAMILY, preset)
     env = MetaVectorEnv(FAMILY, 1)
     algorithm = PEARL.from_config(
         config,

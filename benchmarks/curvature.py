@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metarl_agents.algorithms.maml import MetaObjective
-from metarl_agents.common.config import load_config, parse_overrides
+from metarl_agents.common.config import parse_overrides
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
@@ -64,9 +64,7 @@ class Direction:
 
 def main(agent: str, env_id: str, preset: str, *overrides: str) -> None:
     """Prints a table."""
-    config = load_config(
-        find_agent(agent).load().config_class, agent, env_id, preset, parse_overrides(overrides)
-    )
+    config = find_agent(agent).config(env_id, preset, parse_overrides(overrides))
     assert isinstance(config, TrustRegionConfig)
     parts = assemble(agent, env_id, config, seed=100, device=torch.device("cpu"), threads=1)
     generator = torch_stream(0, "curvature")

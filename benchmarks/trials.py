@@ -19,7 +19,6 @@ from torch import Tensor
 
 from metarl_agents.algorithms.maml import MAML
 from metarl_agents.algorithms.promp import ProMP
-from metarl_agents.common.config import load_config
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
 from metarl_agents.run.assembly import Assembly, assemble
@@ -32,7 +31,7 @@ STRAIGHTFORWARD = {"promp": promp_update, "maml": maml_update}
 
 def parts_of(agent: str) -> Assembly:
     """Returns the parts of a run of the paper's size."""
-    config = load_config(find_agent(agent).load().config_class, agent, ENV, "paper")
+    config = find_agent(agent).config(ENV, "paper")
     return assemble(agent, ENV, config, seed=0, device=torch.device("cpu"), threads=THREADS)
 
 

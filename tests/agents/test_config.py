@@ -8,17 +8,9 @@ import pytest
 
 import metarl_agents
 import metarl_envs
-from metarl_agents.algorithms.crl import CRLConfig
-from metarl_agents.algorithms.oracle import OracleConfig
 from metarl_agents.algorithms.pearl import PEARLConfig
-from metarl_agents.common.config import (
-    ConfigError,
-    PresetWarning,
-    load_config,
-    parse_overrides,
-    preset_tables,
-)
-from metarl_agents.registry import AGENTS, find_agent
+from metarl_agents.common.config import ConfigError, parse_overrides
+from metarl_agents.registry import AGENTS, PresetWarning, find_agent
 
 
 def test_overrides_are_typed_by_the_dataclass():
@@ -75,12 +67,11 @@ def test_zero_is_allowed_where_it_switches_something_off():
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_preset_table_loads(agent):
-    config_class = find_agent(agent).load().config_class
-    tables = preset_tables(agent)
+    tables = find_agent(agent).preset_tables()
     assert {"paper", "fast"} <= set(tables)
     for preset, environments in tables.items():
         for env_id in environments:
-            load_config(config_class, agent, env_id, preset)
+            find_agent(agent).config(env_id, preset)
 
 
 def test_paper_values_are_the_papers():
@@ -100,13 +91,13 @@ def test_paper_values_are_the_papers():
         "MetaPoint-SparseGoal-v0": (16, 100, 0, 1000, 1024, 1.0, 200, 100, 0.9, False, 5),
     }
     for env_id, values in table.items():
-        assert env_id in preset_tables("pearl")["paper"]
-        config = load_config(PEARLConfig, "pearl", env_id, "paper")
+        assert env_id in find_agent("pearl").preset_tables()["paper"]
+        config = find_agent("pearl").config(env_id, "paper")
         assert tuple(getattr(config, name) for name in fields) == values
         assert config.initial_weights == "released"
         # What the oracle shares with PEARL is the same, and so is the number of steps.
-        oracle = load_config(OracleConfig, "oracle", env_id, "paper")
-        assert env_id in preset_tables("oracle")["paper"]
+        oracle = find_agent("oracle").config(env_id, "paper")
+        assert env_id in find_agent("oracle").preset_tables()["paper"]
         stages = config.prior_steps + config.posterior_steps + config.extra_posterior_steps
         assert oracle.steps_per_task == stages
         alike = ("meta_batch", "updates_per_iteration", "initial_steps", "reward_scale", "gamma",
@@ -129,8 +120,8 @@ def test_paper_values_are_the_papers():
 def test_crls_paper_values_are_pearls():
     """The paper's agents share their hyper-parameters; released values of PEARL per environment."""
     for env_id in ("MetaHalfCheetah-Vel-v0", "MetaHalfCheetah-Dir-v0", "MetaPoint-Goal-v0"):
-        values = load_config(CRLConfig, "crl", env_id, "paper").to_dict()
-        pearl = load_config(PEARLConfig, "pearl", env_id, "paper").to_dict()
+        values = find_agent("crl").config(env_id, "paper").to_dict()
+        pearl = find_agent("pearl").config(env_id, "paper").to_dict()
         # But for what the paper prints: c_n = (s, a, s', r), and z inferred before every episode but
         # the first (Algorithm 2).
         own = {"context_next_observation": True, "prior_episodes": 1}
@@ -144,8 +135,8 @@ def test_crls_paper_values_are_pearls():
         "MetaHopper-Params-v0": (10, 400, 600, 4000, 100, 0.1, True),
     }
     for env_id, values in table.items():
-        assert env_id in preset_tables("crl")["paper"]
-        config = load_config(CRLConfig, "crl", env_id, "paper")
+        assert env_id in find_agent("crl").preset_tables()["paper"]
+        config = find_agent("crl").config(env_id, "paper")
         assert tuple(getattr(config, name) for name in fields) == values
         # Initial steps on every training task, then 500 iterations of 5 x 1000 steps.
         tasks = len(metarl_envs.family(env_id).tasks("train"))
@@ -181,7 +172,7 @@ def test_mqls_paper_values_are_those_of_its_released_commands(agent):
         ),
     }  # fmt: skip
     for env_id, (values, of_context, of_adaptation, initial) in table.items():
-        config = load_config(find_agent(agent).load().config_class, agent, env_id, "paper")
+        config = find_agent(agent).config(env_id, "paper")
         assert tuple(getattr(config, name) for name in fields) == values
         # At least 10,000 random steps in all, in episodes of 50; a million transitions, half of that
         # for the humanoid.
@@ -199,31 +190,29 @@ def test_mqls_paper_values_are_those_of_its_released_commands(agent):
             assert tuple(getattr(config, name) for name in adaptation) == of_adaptation
             assert (config.proximal, config.weight_floor) == ("ess", 0.1)
     for env_id in ("MetaHalfCheetah-VelOODMedium-v0", "MetaHalfCheetah-VelOODHard-v0"):
-        config_class = find_agent(agent).load().config_class
-        assert load_config(config_class, agent, env_id, "paper") == load_config(
-            config_class, agent, "MetaHalfCheetah-Vel-v0", "paper"
+        assert find_agent(agent).config(env_id, "paper") == find_agent(agent).config(
+            "MetaHalfCheetah-Vel-v0", "paper"
         )
 
 
 def test_precedence_and_unknown_names():
     with pytest.warns(PresetWarning):
-        base = load_config(PEARLConfig, "pearl", "Unheard-Of-v0", "fast")
-    assert base == load_config(PEARLConfig, "pearl", "default", "fast")
-    point = load_config(PEARLConfig, "pearl", "MetaPoint-Goal-v0", "fast", {"tau": "0.5"})
+        base = find_agent("pearl").config("Unheard-Of-v0", "fast")
+    assert base == find_agent("pearl").config("default", "fast")
+    point = find_agent("pearl").config("MetaPoint-Goal-v0", "fast", {"tau": "0.5"})
     assert point.tau == 0.5
     assert point.capacity_per_task != base.capacity_per_task
     with pytest.raises(ConfigError, match=r"unknown preset 'fats'; did you mean 'fast'\?"):
-        load_config(OracleConfig, "oracle", "x", "fats")
+        find_agent("oracle").config("x", "fats")
     with pytest.raises(ConfigError, match=r"unknown agent 'perl'; did you mean 'pearl'\?"):
         find_agent("perl")
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_preset_without_values_for_a_family_says_so(agent):
-    config_class = find_agent(agent).load().config_class
-    for preset, environments in preset_tables(agent).items():
+    for preset, environments in find_agent(agent).preset_tables().items():
         with pytest.warns(PresetWarning) as caught:
-            load_config(config_class, agent, "MetaQuadruped-GoToRing-v0", preset)
+            find_agent(agent).config("MetaQuadruped-GoToRing-v0", preset)
         (warning,) = caught
         assert str(warning.message) == (
             f"the preset {preset!r} of {agent} has no values for MetaQuadruped-GoToRing-v0; its default "
@@ -232,7 +221,7 @@ def test_a_preset_without_values_for_a_family_says_so(agent):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             for env_id in environments:
-                load_config(config_class, agent, env_id, preset)
+                find_agent(agent).config(env_id, preset)
 
 
 @pytest.mark.process
@@ -249,9 +238,8 @@ def test_the_command_line_says_it_once_in_one_sentence():
 
 def test_fast_presets_keep_the_initial_weights_of_the_results():
     for agent in ("pearl", "crl", "oracle"):
-        config_class = find_agent(agent).load().config_class
-        for env_id in preset_tables(agent)["fast"]:
-            assert load_config(config_class, agent, env_id, "fast").initial_weights == "fan_in"
+        for env_id in find_agent(agent).preset_tables()["fast"]:
+            assert find_agent(agent).config(env_id, "fast").initial_weights == "fan_in"
     with pytest.raises(ConfigError, match="initial_weights must be one of released, fan_in, not 'zero'"):
         PEARLConfig(initial_weights="zero")
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl_agents.algorithms.tesp import TESPConfig
-from metarl_agents.common.config import load_config
 from metarl_agents.registry import find_agent
 from metarl_agents.run.assembly import assemble
 from metarl_agents.trials.episode_encoder import EpisodeEncoder, EpisodeMemory, best_episodes, memory_of
@@ -28,8 +27,7 @@ SETTINGS = {"meta_sgd": SMALL, "adapt_sv": SMALL_EMBEDDING, "tesp": SMALL_TESP}
 
 
 def parts_of(agent, env_id=POINT, seed=3, **changes):
-    config_class = find_agent(agent).load().config_class
-    config = load_config(config_class, agent, env_id, "paper", SETTINGS[agent] | changes)
+    config = find_agent(agent).config(env_id, "paper", SETTINGS[agent] | changes)
     return assemble(agent, env_id, config, seed=seed, device=torch.device("cpu"), threads=1)
 
 
@@ -319,9 +317,7 @@ def test_fast_updates_follow_raw_advantages(agent):
         moved[standardise] = float(sum(g.square().sum() for g in policy.gradients.values()).sqrt())
         parts.env.close()
     assert moved["false"] > 5 * moved["true"]
-    assert not load_config(
-        find_agent(agent).load().config_class, agent, POINT, "paper"
-    ).standardise_advantages
+    assert not find_agent(agent).config(POINT, "paper").standardise_advantages
 
 
 def test_what_adapts_starts_as_in_the_released_code():
@@ -354,7 +350,7 @@ def test_the_defaults_are_the_papers():
         ("MetaWheeled-Goal-v0", 8, 256, 0.01), ("MetaAnt-GoalAnnulus-v0", 32, 512, 0.01),
         ("MetaReacher2-Goal-v0", 8, 256, 0.005), ("MetaReacher4-Goal-v0", 16, 512, 0.005),
     ):  # fmt: skip
-        preset = load_config(TESPConfig, "tesp", env_id, "paper")
+        preset = find_agent("tesp").config(env_id, "paper")
         assert (preset.embedding_size, preset.hidden, preset.embedding_penalty) == (
             size,
             (hidden, hidden),

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from test_run import OVERRIDES
 
-from metarl_agents.common.config import OffPolicyConfig, preset_tables
+from metarl_agents.common.config import OffPolicyConfig
 from metarl_agents.registry import AGENTS, find_agent
 
 # A table of the preset `paper` names an environment of the paper; "default" does not.
 CASES = [
     (agent, env_id)
     for agent in AGENTS
-    for env_id in preset_tables(agent)["paper"]
+    for env_id in find_agent(agent).preset_tables()["paper"]
     if env_id != "default" and not env_id.startswith("MetaPoint")
 ]
 # Of paper-sized runs, only the sizes are cut down; the rest is the preset's.

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from metarl_agents import evaluate_run, load_agent, resume, train
 from metarl_agents.cli import app
-from metarl_agents.common.config import ConfigError, load_config
+from metarl_agents.common.config import ConfigError
 from metarl_agents.registry import AGENTS, find_agent
 from metarl_agents.run.assembly import assemble
 from metarl_agents.run.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
@@ -151,13 +151,14 @@ def test_an_unknown_metric_is_refused(tmp_path):
 
 
 def test_tianshous_trainer_drives_the_run(finished, tmp_path):
-    config = load_config(find_agent("pearl").load().config_class, "pearl", ENV, "fast")
+    config = find_agent("pearl").config(ENV, "fast")
     config = config.replace(dict(text.split("=") for text in TINY))
     parts = assemble("pearl", ENV, config, seed=7, device=torch.device("cpu"), threads=1)
     initial = parts.collector.collect_initial()
     records = []
     logger = TrainingLogger(
         tmp_path,
+        glossary=GLOSSARY,
         position=(0, initial.n_collected_steps, 0),
         lines=(0, 0),
         on_iteration=records.append,

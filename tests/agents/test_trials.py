@@ -8,7 +8,6 @@ import metarl_envs
 from metarl_agents.algorithms.joint_oracle import JointOracle, JointOracleConfig
 from metarl_agents.algorithms.maml import MAML, MAMLConfig
 from metarl_agents.algorithms.promp import ProMP, ProMPConfig
-from metarl_agents.common.config import load_config
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.registry import find_agent
 from metarl_agents.run.assembly import assemble
@@ -160,8 +159,7 @@ def test_evaluation_adapts_as_training_does():
 
 @pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "adapt_sv", "tesp", "rl2", "joint_oracle"])
 def test_every_agent_is_evaluated_where_episodes_end_early(agent):
-    config_class = find_agent(agent).load().config_class
-    config = load_config(config_class, agent, WALKER, "fast", {"hidden": "8", "tasks_per_iteration": 2})
+    config = find_agent(agent).config(WALKER, "fast", {"hidden": "8", "tasks_per_iteration": 2})
     parts = parts_of(agent, config, WALKER)
     protocol = Protocol(
         adaptation_episodes=6, scored_episodes=2, episodes_per_update=2, num_tasks=3, deterministic=False
@@ -213,8 +211,7 @@ def test_the_environment_gets_the_action_divided_by_its_scale(agent, monkeypatch
 @pytest.mark.long
 @pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "tesp", "joint_oracle"])
 def test_an_update_does_not_depend_on_the_number_of_threads(agent, monkeypatch):
-    config_class = find_agent(agent).load().config_class
-    config = load_config(config_class, agent, POINT, "fast", {"hidden": "8", "tasks_per_iteration": 5})
+    config = find_agent(agent).config(POINT, "fast", {"hidden": "8", "tasks_per_iteration": 5})
     found = []
     for threads in (1, 3):
         parts = parts_of(agent, config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from metarl_agents.registry import AGENTS, find_agent
+from metarl_agents.registry import all_agents, find_agent
 from metarl_envs import cli as families
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ Threads = Annotated[int, typer.Option(help="Number of threads for PyTorch and fo
 @app.command("agents")
 def list_agents() -> None:
     """List all agents."""
-    width = max(map(len, AGENTS))
-    for entry in AGENTS.values():
+    agents = all_agents()
+    width = max(map(len, agents))
+    for entry in agents.values():
         print(f"{entry.name.ljust(width)}  {entry.title} ({entry.reference})")
 
 
@@ -56,13 +57,12 @@ def config(
     overrides: Overrides = None,
 ) -> None:
     """Print the configuration of a run as TOML, with an explanation of every key."""
-    from metarl_agents.common.config import load_config, parse_overrides
+    from metarl_agents.common.config import parse_overrides
     from metarl_agents.run.config_text import describe_config
     from metarl_envs import family
 
     family(family_id)
-    config_class = find_agent(agent).load().config_class
-    chosen = load_config(config_class, agent, family_id, preset, parse_overrides(overrides or []))
+    chosen = find_agent(agent).config(family_id, preset, parse_overrides(overrides or []))
     print(describe_config(chosen), end="")
 
 
@@ -241,10 +241,10 @@ def plot(
     """Plot the learning curves of runs, and the adaptation curves from their reports."""
     from metarl_agents.common.config import ConfigError, unknown
     from metarl_agents.run.curves import plot_learning
-    from metarl_agents.run.metrics import EVALUATION_GLOSSARY, GLOSSARY
+    from metarl_agents.run.metrics import EVALUATION_GLOSSARY, glossary
     from metarl_envs.evaluation import Report, plot_adaptation
 
-    known = GLOSSARY | EVALUATION_GLOSSARY
+    known = glossary(*all_agents()) | EVALUATION_GLOSSARY
     metrics = metric.split(",")
     for name in metrics:
         if name not in known:

@@ -1,10 +1,32 @@
-"""The agents by name, imported one by one when asked for."""
+"""The agents by name, with their presets. An agent is imported when it is used.
 
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+Agents from other packages come from the entry-point group `metarl.agents`. Each entry point of the group
+names an `AgentEntry`; see "Adding an agent" in CONTRIBUTING.md.
+"""
 
-from metarl_agents.common.config import ConfigError, unknown
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module, metadata, resources
+from typing import TYPE_CHECKING, Any
+
+from metarl_agents.common.config import ConfigError, RunConfig, unknown
+
+if TYPE_CHECKING:
+    from metarl_agents.common.algorithm import MetaAlgorithm
+
+#: The entry-point group of agents from other packages.
+GROUP = "metarl.agents"
+
+
+class PresetWarning(UserWarning):
+    """A preset has no values of its own for a family."""
+
+
+class AgentWarning(UserWarning):
+    """An agent of another package cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -12,28 +34,74 @@ class AgentEntry:
     """One agent.
 
     Attributes:
-        name: what commands call it.
+        name: its name in commands.
         class_path: `module:class` of its algorithm.
         title: one line about it.
         reference: the paper it is from.
+        presets: `package:file` of its presets, a TOML file in that package; by default
+            `metarl_agents:presets/<name>.toml`.
+        metrics: names and meanings of the metrics that only this agent logs, for an agent of another
+            package; those of the agents here are in `metarl_agents.run.metrics`.
     """
 
     name: str
     class_path: str
     title: str
     reference: str
+    presets: str = ""
+    metrics: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_name(self) -> str:
         """Name of the algorithm's class."""
         return self.class_path.partition(":")[2]
 
-    def load(self) -> Any:
+    def load(self) -> "type[MetaAlgorithm]":
         """Imports and returns the algorithm's class."""
         module, _, name = self.class_path.partition(":")
-        return getattr(import_module(module), name)
+        found: type[MetaAlgorithm] = getattr(import_module(module), name)
+        return found
+
+    def preset_tables(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """The presets: preset name -> id of a family or "default" -> values.
+
+        Raises:
+            ConfigError: when the file is missing or is not TOML.
+        """
+        package, _, file = (self.presets or f"metarl_agents:presets/{self.name}.toml").partition(":")
+        try:
+            return tomllib.loads(resources.files(package).joinpath(file).read_text("utf-8"))
+        except (OSError, ModuleNotFoundError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(
+                f"the presets of {self.name}, {package}:{file}, cannot be read: {error}"
+            ) from error
+
+    def config(self, env_id: str, preset: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+        """The configuration of one run.
+
+        Values come from the following, later ones winning: the dataclass, the preset's default table, the
+        preset's table for the family, the overrides. If there is no table for the family, a
+        `PresetWarning` says so; Python shows a warning of the same text once in a process.
+
+        Raises:
+            ConfigError: for an unknown preset or key, or a bad value.
+        """
+        tables = self.preset_tables()
+        if preset not in tables:
+            raise ConfigError(unknown("preset", preset, tables))
+        chosen = tables[preset]
+        if env_id not in chosen:
+            warnings.warn(
+                f"the preset {preset!r} of {self.name} has no values for {env_id}; its default values are "
+                "used, which were not chosen for this family",
+                PresetWarning,
+                stacklevel=2,
+            )
+        values = chosen.get("default", {}) | chosen.get(env_id, {})
+        return self.load().config_class().replace(values).replace(overrides or {})
 
 
+#: The agents of this package.
 AGENTS: dict[str, AgentEntry] = {
     entry.name: entry
     for entry in (
@@ -125,12 +193,42 @@ AGENTS: dict[str, AgentEntry] = {
 }
 
 
+@cache
+def all_agents() -> Mapping[str, AgentEntry]:
+    """The agents of this package, then those of other packages.
+
+    An entry point that cannot be used, or whose name is taken, is left out with an `AgentWarning`.
+    """
+    found = dict(AGENTS)
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
+        try:
+            entry = point.load()
+            if not isinstance(entry, AgentEntry):
+                raise TypeError(f"{point.value} is not a metarl_agents.AgentEntry")
+            if entry.name in found:
+                raise ValueError(f"there is another agent named {entry.name!r}")
+        # Whatever a foreign module raises must not take the other agents away.
+        except Exception as error:
+            warnings.warn(
+                f"the agent of the entry point {point.name!r} ({point.value}) cannot be used: {error}",
+                AgentWarning,
+                stacklevel=2,
+            )
+        else:
+            found[entry.name] = entry
+    return found
+
+
 def find_agent(name: str) -> AgentEntry:
     """The agent of this name.
 
     Raises:
         ConfigError: for an unknown name, with the nearest one and the list.
     """
-    if name not in AGENTS:
-        raise ConfigError(unknown("agent", name, AGENTS))
-    return AGENTS[name]
+    # The agents of this package are found without looking at what else is installed.
+    if name in AGENTS:
+        return AGENTS[name]
+    agents = all_agents()
+    if name not in agents:
+        raise ConfigError(unknown("agent", name, agents))
+    return agents[name]

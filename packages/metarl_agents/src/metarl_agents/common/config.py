@@ -1,14 +1,11 @@
-"""Typed configurations: defaults in a dataclass, tuned values in TOML, overrides as text."""
+"""Typed configurations: defaults in a dataclass, and overrides as text."""
 
 import dataclasses
 import difflib
 import math
-import tomllib
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 #: What `RunConfig.matrix_products` may say.
 MATRIX_PRODUCTS = ("auto", "onednn", "default")
@@ -196,9 +193,6 @@ class OnPolicyConfig(RunConfig):
         return self.horizon or horizon
 
 
-TConfig = TypeVar("TConfig", bound=RunConfig)
-
-
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Sentence for an unknown name: the nearest known one, then the whole list."""
     names = sorted(known)
@@ -249,44 +243,3 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"the override {key.strip()!r} is given twice")
         values[key.strip()] = value.strip()
     return values
-
-
-class PresetWarning(UserWarning):
-    """A preset has no values of its own for a family."""
-
-
-def preset_tables(agent: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The presets of an agent: preset name -> environment id or "default" -> values."""
-    text = (resources.files("metarl_agents") / "presets" / f"{agent}.toml").read_text("utf-8")
-    return tomllib.loads(text)
-
-
-def load_config(
-    config_class: type[TConfig],
-    agent: str,
-    env_id: str,
-    preset: str,
-    overrides: Mapping[str, Any] | None = None,
-) -> TConfig:
-    """The configuration of one run.
-
-    Values come, later ones winning, from the dataclass, the preset's default table, the preset's
-    table for this environment where there is one, and the overrides. Where there is none, a
-    `PresetWarning` says so; Python shows a warning of the same text once in a process.
-
-    Raises:
-        ConfigError: for an unknown preset or key, or a bad value.
-    """
-    tables = preset_tables(agent)
-    if preset not in tables:
-        raise ConfigError(unknown("preset", preset, tables))
-    chosen = tables[preset]
-    if env_id not in chosen:
-        warnings.warn(
-            f"the preset {preset!r} of {agent} has no values for {env_id}; its default values are used, "
-            "which were not chosen for this family",
-            PresetWarning,
-            stacklevel=1,
-        )
-    values = chosen.get("default", {}) | chosen.get(env_id, {})
-    return config_class().replace(values).replace(overrides or {})

@@ -3,14 +3,14 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tianshou.utils.logger.logger_base import BaseLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl_agents.run.metrics import GLOSSARY, TIMING_GLOSSARY
+from metarl_agents.run.metrics import TIMING_GLOSSARY
 
 Record = dict[str, float]
 
@@ -24,7 +24,7 @@ class JsonLines:
         glossary: the names that may be written.
     """
 
-    def __init__(self, path: Path, lines: int, glossary: dict[str, str]) -> None:
+    def __init__(self, path: Path, lines: int, glossary: Mapping[str, str]) -> None:
         kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
         if len(kept) < lines:
             raise ValueError(f"{path} has {len(kept)} lines, but the checkpoint counts {lines}")
@@ -57,6 +57,7 @@ class TrainingLogger(BaseLogger):
 
     Args:
         folder: the run's directory.
+        glossary: the metrics that may be written, with their meanings.
         position: iteration, environment steps and gradient steps to continue from.
         lines: lines of `metrics.jsonl` and `timing.jsonl` to keep.
         on_iteration: called with each iteration's record after it is written.
@@ -68,6 +69,7 @@ class TrainingLogger(BaseLogger):
         self,
         folder: Path,
         *,
+        glossary: Mapping[str, str],
         position: tuple[int, int, int],
         lines: tuple[int, int],
         on_iteration: Callable[[Record], None],
@@ -78,7 +80,7 @@ class TrainingLogger(BaseLogger):
         # would pass on the first gradient step of each only.
         super().__init__(training_interval=0, update_interval=0)
         self.iteration, self.env_steps, self.gradient_steps = position
-        self.metrics = JsonLines(folder / "metrics.jsonl", lines[0], GLOSSARY)
+        self.metrics = JsonLines(folder / "metrics.jsonl", lines[0], glossary)
         self.timing = JsonLines(folder / "timing.jsonl", lines[1], TIMING_GLOSSARY)
         self.events = SummaryWriter(
             str(folder / "tensorboard"), purge_step=self.env_steps + 1 if self.iteration else None
@@ -177,4 +179,5 @@ class TrainingLogger(BaseLogger):
         """
         text = (Path(log_path) / "metrics.jsonl").read_text(encoding="utf-8")
         records = [json.loads(line) for line in text.splitlines()]
-        return {name: [r[name] for r in records if name in r] for name in GLOSSARY}
+        names = dict.fromkeys(name for record in records for name in record)
+        return {name: [r[name] for r in records if name in r] for name in names}

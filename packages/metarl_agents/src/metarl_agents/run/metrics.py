@@ -1,5 +1,7 @@
 """Every logged metric and what it is."""
 
+from metarl_agents.registry import find_agent
+
 #: Columns of metrics.jsonl: the same in every repetition of a run on CPU.
 GLOSSARY: dict[str, str] = {
     "iteration": "meta-iterations finished: a collection followed by its gradient steps",
@@ -67,3 +69,11 @@ EVALUATION_GLOSSARY: dict[str, str] = {
     "evaluate/proximal": "MQL: weight lambda of the proximal term",
     "evaluate/distance": "MQL: squared distance of the adapted actor from the meta-trained one",
 }
+
+
+def glossary(*agents: str) -> dict[str, str]:
+    """The columns of metrics.jsonl in runs of these agents, with their meanings."""
+    result = dict(GLOSSARY)
+    for agent in agents:
+        result |= find_agent(agent).metrics
+    return result

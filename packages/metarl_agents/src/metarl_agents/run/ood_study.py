@@ -18,7 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import metarl_envs
-from metarl_agents.common.config import ConfigError, load_config, parse_overrides
+from metarl_agents.algorithms.mql import MQL, MQLConfig
+from metarl_agents.common.config import ConfigError, parse_overrides
 from metarl_agents.registry import find_agent
 from metarl_agents.run.curves import read_metrics
 from metarl_agents.run.directory import read_description
@@ -113,10 +114,10 @@ class OODStudy:
         values = parse_overrides(self.overrides)
         if self.steps is not None:
             values["total_env_steps"] = str(self.steps)
-        mql = find_agent("mql").load()
-        config = load_config(mql.config_class, "mql", family_id, self.preset, values)
+        config = find_agent("mql").config(family_id, self.preset, values)
+        assert isinstance(config, MQLConfig)
         family = metarl_envs.family(family_id)
-        _, per_visit = mql.schedule(config).steps_per_visit(family.horizon)
+        _, per_visit = MQL.schedule(config).steps_per_visit(family.horizon)
         initial = config.initial_steps * len(family.tasks("train"))
         steps = max(config.total_env_steps - initial, 1)
         iterations = -(-steps // (per_visit * config.tasks_per_iteration))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.common.config import RunConfig, load_config, parse_overrides
+from metarl_agents.common.config import RunConfig, parse_overrides
 from metarl_agents.common.matrix_products import choose_products, reason_against_onednn
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
@@ -30,6 +30,7 @@ from metarl_agents.run.directory import (
 )
 from metarl_agents.run.evaluate import load_agent
 from metarl_agents.run.logger import TrainingLogger
+from metarl_agents.run.metrics import glossary
 from metarl_agents.run.monitor import Monitor, check_evaluations
 from metarl_agents.run.progress import RunProgress
 
@@ -98,8 +99,7 @@ def train(
     overriding = parse_overrides(overrides)
     if steps is not None:
         overriding["total_env_steps"] = str(steps)
-    config_class = find_agent(agent).load().config_class
-    config = load_config(config_class, agent, env_id, preset, overriding)
+    config = find_agent(agent).config(env_id, preset, overriding)
     check_device(device)
     family = metarl_envs.family(env_id)
     check_evaluations(config, family)
@@ -240,6 +240,7 @@ def _train(
         shown.message(note)
     logger = TrainingLogger(
         folder,
+        glossary=glossary(description["agent"]),
         position=position,
         lines=lines,
         on_iteration=shown.iteration,
