@@ -110,7 +110,7 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(torch.Tensor, "backward")
+    watch(torch.autograd, "backward")
     watch(torch.autograd, "grad")
     trainer = Assembly.trainer
 

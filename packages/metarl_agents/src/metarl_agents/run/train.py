@@ -1,12 +1,9 @@
 """Training runs: a directory that holds everything, and can be resumed."""
 
 import shlex
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,7 @@ from metarl_agents.common.config import RunConfig, parse_overrides
 from metarl_agents.common.matrix_products import choose_products, reason_against_onednn
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
-from metarl_agents.run.assembly import Assembly, assemble
-from metarl_agents.run.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
+from metarl_agents.run.assembly import assemble
 from metarl_agents.run.directory import (
     RunError,
     check_device,
@@ -28,11 +24,9 @@ from metarl_agents.run.directory import (
     versions,
     write_json,
 )
-from metarl_agents.run.evaluate import load_agent
-from metarl_agents.run.logger import TrainingLogger
-from metarl_agents.run.metrics import glossary
-from metarl_agents.run.monitor import Monitor, check_evaluations
-from metarl_agents.run.progress import RunProgress
+from metarl_agents.run.monitor import check_evaluations
+from metarl_agents.run.session import Session
+from metarl_agents.run.signals import handled_signals
 
 
 @dataclass(frozen=True)
@@ -152,36 +146,6 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     return _run(folder, description, config, progress, products, note)
 
 
-class _Signals:
-    """What signals asked for: after the first, stop when the iteration ends."""
-
-    def __init__(self) -> None:
-        self.stop = False
-        self.on_first: Callable[[], None] = lambda: None
-
-    def handle(self, number: int, frame: Any) -> None:
-        if self.stop:
-            raise KeyboardInterrupt
-        self.stop = True
-        self.on_first()
-
-
-@contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Handles SIGINT and SIGTERM while training; other threads cannot, and leave them alone."""
-    signals = _Signals()
-    if threading.current_thread() is not threading.main_thread():
-        yield signals
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signals.handle) for number in numbers]
-    try:
-        yield signals
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
 def _run(
     folder: Path,
     description: dict[str, Any],
@@ -190,9 +154,9 @@ def _run(
     products: str,
     note: str | None = None,
 ) -> RunResult:
+    started = time.perf_counter()
     threads = description["threads"]
-    with _signals() as signals, torch_threads(threads):
-        started = time.perf_counter()
+    with handled_signals() as signals, torch_threads(threads):
         parts = assemble(
             description["agent"],
             description["env_id"],
@@ -202,107 +166,14 @@ def _run(
             threads=threads,
         )
         try:
-            return _train(folder, description, parts, signals, progress, started, products, note)
+            session = Session(folder, description, parts, signals=signals, progress=progress)
+            session.run(products, note)
         finally:
             parts.env.close()
-
-
-def _train(
-    folder: Path,
-    description: dict[str, Any],
-    parts: Assembly,
-    signals: _Signals,
-    progress: bool,
-    started: float,
-    products: str,
-    note: str | None,
-) -> RunResult:
-    config, checkpoints = parts.config, folder / "checkpoints"
-    position, lines = (0, 0, 0), (0, 0)
-    path = newest_checkpoint(checkpoints)
-    if path is not None:
-        checkpoint = read_checkpoint(path)
-        parts.load_state(checkpoint)
-        values = checkpoint.values
-        position = (values["iteration"], values["env_steps"], values["gradient_steps"])
-        lines = (values["metrics_lines"], values["timing_lines"])
-    else:
-        initial = parts.collector.collect_initial()
-        position = (0, initial.n_collected_steps, 0)
-    shown = RunProgress(
-        folder / "log.txt",
-        total=config.total_env_steps,
-        done=position[1],
-        updates_per_iteration=parts.updates_per_iteration,
-        shown=progress,
-    )
-    if note is not None:
-        shown.message(note)
-    logger = TrainingLogger(
-        folder,
-        glossary=glossary(description["agent"]),
-        position=position,
-        lines=lines,
-        on_iteration=shown.iteration,
-        on_update=shown.update_step,
-        take_losses=parts.algorithm.means.take,
-    )
-
-    monitor = Monitor(
-        folder,
-        description["env_id"],
-        config,
-        lambda: load_agent(folder, device=description["device"]),
-        iteration=position[0],
-        threads=description["threads"],
-    )
-
-    def finished() -> bool:
-        return logger.env_steps >= config.total_env_steps
-
-    def save_checkpoint(iteration: int, env_steps: int, gradient_steps: int) -> str:
-        evaluating = monitor.due(iteration, finished())
-        due = iteration % config.checkpoint_every == 0 or finished() or signals.stop or evaluating
-        written = save() if due else ""
-        if evaluating:
-            monitor.evaluate(iteration, env_steps)
-        return written
-
-    def save() -> str:
-        checkpoint = parts.state()
-        checkpoint.values |= {
-            "iteration": logger.iteration,
-            "env_steps": logger.env_steps,
-            "gradient_steps": logger.gradient_steps,
-            "metrics_lines": logger.metrics.lines,
-            "timing_lines": logger.timing.lines,
-        }
-        return str(write_checkpoint(checkpoints, logger.iteration, checkpoint))
-
-    signals.on_first = lambda: shown.message(
-        "stopping after this iteration; signal again to stop at the last checkpoint"
-    )
-    try:
-        if path is None:
-            save()
-        elif monitor.due(logger.iteration, finished()):
-            monitor.evaluate(logger.iteration, logger.env_steps)
-        trainer = parts.trainer(logger, save_checkpoint, products)
-        trainer.reset(reset_collectors=False)
-        while not finished() and not signals.stop:
-            trainer.execute_epoch()
-        if logger.iteration == 0 and finished():
-            shown.message(
-                f"nothing was learned: the initial {position[1]:,} steps on the training tasks are all that "
-                f"{config.total_env_steps:,} steps allow, and no iteration followed them; give more than "
-                f"{position[1]:,} steps, or fewer initial ones"
-            )
-    finally:
-        logger.finalize()
-        shown.close()
+    logger = session.logger
     return RunResult(
         run_dir=folder,
-        finished=finished(),
+        finished=session.finished,
         learned=logger.iteration > 0,
         iterations=logger.iteration,
         env_steps=logger.env_steps,
