@@ -1,4 +1,4 @@
-"""Functional policies, inner step, advantages and trust region against references in double precision."""
+"""Functional policies, inner steps and MAML's objective against references in double precision."""
 
 from types import SimpleNamespace
 
@@ -24,19 +24,10 @@ from metarl_agents.trials.adaptation import (
     ratio_loss,
     task_gradients,
 )
-from metarl_agents.trials.advantages import (
-    baseline_features,
-    discounted_sums,
-    fit_linear,
-    task_advantages,
-)
 from metarl_agents.trials.episodes import Sample
 from metarl_agents.trials.trust_region import (
-    TrustRegion,
-    conjugate_gradient,
     curvature_product,
     flat,
-    trust_region_step,
 )
 
 
@@ -355,155 +346,3 @@ def test_step_sizes_are_constant_or_learned_within_their_bound():
         for parameter in learned.parameters():
             parameter += 1.0
     assert all((value == 0.1).all() for value in learned.by_name().values())
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 12), st.floats(0.0, 1.0), st.integers(0, 999))
-def test_discounted_sums_are_the_sums(steps, discount, seed):
-    values = np.random.default_rng(seed).normal(size=(2, steps))
-    expected = [
-        [sum(discount ** (k - t) * row[k] for k in range(t, steps)) for t in range(steps)] for row in values
-    ]
-    np.testing.assert_allclose(discounted_sums(values, discount), expected, rtol=1e-10, atol=1e-12)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 999), st.floats(0.5, 1.0), st.floats(0.0, 1.0))
-def test_advantages_against_a_loop_over_steps(seed, gamma, gae_lambda):
-    g = np.random.default_rng(seed)
-    tasks, episodes, steps = 2, 3, 7
-    obs, rewards = g.normal(size=(tasks, episodes, steps, 2)) * 3, g.normal(size=(tasks, episodes, steps))
-    lengths = g.integers(2, steps + 1, (tasks, episodes))
-    valid = np.arange(steps) < lengths[..., None]
-    measured, returns = task_advantages(obs, rewards, valid, gamma=gamma, gae_lambda=gae_lambda)
-    for task in range(tasks):
-        samples, targets = [], []
-        for e in range(episodes):
-            for t in range(lengths[task, e]):
-                o = np.clip(obs[task, e, t], -10, 10)
-                samples.append([*o, *o**2, t / 100, (t / 100) ** 2, (t / 100) ** 3, 1.0])
-                targets.append(
-                    sum(gamma ** (k - t) * rewards[task, e, k] for k in range(t, lengths[task, e]))
-                )
-        x, y = np.array(samples), np.array(targets)
-        w = np.linalg.solve(x.T @ x + 1e-5 * np.eye(x.shape[1]), x.T @ y)
-        values, plain = iter(x @ w), []
-        for e in range(episodes):
-            v = [next(values) for _ in range(lengths[task, e])] + [0.0]
-            deltas = [rewards[task, e, t] + gamma * v[t + 1] - v[t] for t in range(lengths[task, e])]
-            plain += [
-                sum((gamma * gae_lambda) ** (k - t) * deltas[k] for k in range(t, len(deltas)))
-                for t in range(len(deltas))
-            ]
-        plain = (np.array(plain) - np.mean(plain)) / (np.std(plain) + 1e-8)
-        np.testing.assert_allclose(measured[task][valid[task]], plain, rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(returns[task][valid[task]], y, rtol=1e-9, atol=1e-9)
-    assert (measured[~valid] == 0).all()
-
-
-def test_the_baseline_is_a_ridge_regression_on_the_published_features():
-    obs = np.array([[[20.0, -3.0], [0.5, 1.0]]])
-    features = baseline_features(obs)
-    expected = [0.5, 1.0, 0.25, 1.0, 0.01, 0.01**2, 0.01**3, 1.0]
-    assert features[0, 1].tolist() == pytest.approx(expected)
-    assert features[0, 0, :4].tolist() == [10.0, -3.0, 100.0, 9.0]
-    x = np.random.default_rng(0).normal(size=(50, 3))
-    np.testing.assert_allclose(fit_linear(x, x @ [1.0, -2.0, 0.5]), [1.0, -2.0, 0.5], atol=1e-5)
-    # A feature that never varies leaves the others alone.
-    flat_x = np.concatenate((x, np.zeros((50, 1))), 1)
-    np.testing.assert_allclose(fit_linear(flat_x, x @ [1.0, -2.0, 0.5])[:3], [1.0, -2.0, 0.5], atol=1e-5)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 8), st.integers(0, 99))
-def test_conjugate_gradient_solves(size, seed):
-    m = randn(size, size, seed=seed)
-    matrix, target = m @ m.T + torch.eye(size, dtype=torch.float64), randn(size, seed=seed + 1)
-    solution = conjugate_gradient(lambda v: matrix @ v, target, iterations=3 * size, tolerance=1e-24)
-    torch.testing.assert_close(solution, torch.linalg.solve(matrix, target), rtol=1e-6, atol=1e-8)
-
-
-def test_curvature_products_are_those_of_the_full_hessian():
-    p = policy()
-    obs = randn(20, 3)
-    with torch.no_grad():
-        old = p(obs)
-    parameters = list(p.parameters())
-
-    def kl():
-        return p(obs).kl_from(old).mean()
-
-    product = curvature_product(kl, parameters, damping=0.1)
-    gradient = flat(torch.autograd.grad(kl(), parameters, create_graph=True))
-    rows = [flat(torch.autograd.grad(x, parameters, retain_graph=True)) for x in gradient]
-    hessian, vector = torch.stack(rows), randn(len(gradient), seed=5)
-    torch.testing.assert_close(product(vector), hessian @ vector + 0.1 * vector, rtol=1e-8, atol=1e-10)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 999), st.floats(1e-4, 0.5), st.floats(0.1, 100.0))
-def test_a_step_never_leaves_its_region_and_never_makes_things_worse(seed, radius, scale):
-    p = policy(seed)
-    obs, action = randn(30, 3, seed=seed), randn(30, 2, seed=seed + 1)
-    advantage = scale * randn(30, seed=seed + 2)
-    with torch.no_grad():
-        old = p(obs)
-    old_log_prob = old.log_prob(action)
-    before = flat([q.detach() for q in p.parameters()]).clone()
-
-    def loss_and_kl():
-        new = p(obs)
-        ratio = (new.log_prob(action) - old_log_prob).exp()
-        return -(ratio * advantage).mean(), new.kl_from(old).mean()
-
-    parameters = list(p.parameters())
-
-    def gradient():
-        loss = loss_and_kl()[0]
-        return loss.item(), flat(torch.autograd.grad(loss, parameters))
-
-    def evaluate():
-        return tuple(float(x) for x in loss_and_kl())
-
-    result = trust_region_step(
-        parameters,
-        gradient=gradient,
-        curvature_kl=lambda: loss_and_kl()[1],
-        evaluate=evaluate,
-        region=TrustRegion(radius=radius),
-    )
-    loss, kl = evaluate()
-    after = flat([q.detach() for q in p.parameters()])
-    if result.accepted:
-        assert loss < result.loss_before
-        assert kl <= radius
-        assert (loss, kl) == pytest.approx((result.loss, result.kl))
-        assert not torch.equal(before, after)
-    else:
-        assert torch.equal(before, after)
-    # The first step along a natural gradient of a smooth loss is good.
-    assert result.accepted
-
-
-def test_a_step_that_cannot_help_is_refused_and_leaves_everything():
-    module = nn.Linear(2, 1).double()
-    parameters = list(module.parameters())
-    before = flat([q.detach() for q in parameters]).clone()
-    tried = []
-
-    def evaluate():
-        # However small the step, the constraint is violated.
-        tried.append(float((flat([q.detach() for q in parameters]) - before).norm()))
-        return float(flat([q.detach() for q in parameters]).sum()), 0.011
-
-    result = trust_region_step(
-        parameters,
-        gradient=lambda: (float(before.sum()), torch.ones(3, dtype=torch.float64)),
-        curvature_kl=lambda: flat(parameters).square().sum(),
-        evaluate=evaluate,
-        region=TrustRegion(radius=0.01, tries=3),
-    )
-    assert not result.accepted
-    assert np.diff(tried).max() < 0
-    assert len(tried) == 3
-    assert torch.equal(flat([q.detach() for q in parameters]), before)

@@ -97,7 +97,7 @@ def test_the_agent_resumes_bit_for_bit(reptile, tmp_path, monkeypatch):
 
 @pytest.mark.process
 def test_another_process_finds_the_agent(reptile):
-    code = "from metarl_agents.registry import find_agent; print(find_agent('reptile').load().__name__)"
+    code = "from metarl_agents.registry import find_agent; print(find_agent('reptile').class_name)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(reptile), *filter(None, sys.path)])}
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
