@@ -1,4 +1,4 @@
-"""The agents by name, imported one by one when asked for."""
+"""The agents by name; each is imported when it is first used."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,10 +12,10 @@ class AgentEntry:
     """One agent.
 
     Attributes:
-        name: what commands call it.
+        name: its name in commands.
         class_path: `module:class` of its algorithm.
-        title: one line about it.
-        reference: the paper it is from.
+        title: a description in one line.
+        reference: its paper.
     """
 
     name: str

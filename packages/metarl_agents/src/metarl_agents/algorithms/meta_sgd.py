@@ -24,8 +24,8 @@ class MetaSGDConfig(FastUpdateConfig):
     """Configuration of Meta-SGD.
 
     Attributes:
-        second_order: whether meta-updates differentiate the fast updates' gradients, as Li et al.
-            write; each iteration then takes them anew.
+        second_order: whether meta-updates differentiate the gradients of the fast updates, as in
+            Li et al.; each iteration then recomputes them.
     """
 
     second_order: bool = False

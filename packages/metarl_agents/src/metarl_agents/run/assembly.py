@@ -30,7 +30,7 @@ from metarl_agents.trials.collector import TrialCollector
 
 @dataclass
 class Assembly:
-    """An algorithm with its environment, collector and, where it learns off policy, buffer."""
+    """An algorithm with its environment, collector and, if it is off-policy, replay buffer."""
 
     algorithm: MetaOffPolicyAlgorithm[Any] | MetaOnPolicyAlgorithm[Any]
     collector: MetaCollector | TrialCollector
@@ -39,7 +39,7 @@ class Assembly:
     config: RunConfig
 
     def trainer(self, params: OffPolicyTrainerParams | OnPolicyTrainerParams, products: str) -> Trainer:
-        """Tianshou's trainer of the algorithm, with matrix products by `products` where it learns.
+        """Tianshou's trainer of the algorithm, with matrix products by `products` in gradient steps.
 
         Args:
             params: what `trainer_params` returned.
@@ -48,7 +48,7 @@ class Assembly:
         trainer = self.algorithm.create_trainer(params)
         update_step = trainer._update_step
 
-        # The one place where every trainer learns and does nothing else.
+        # Every trainer takes its gradient steps in this method, which does nothing else.
         def update_step_by_products(*arguments: Any) -> Any:
             with products_by(products):
                 return update_step(*arguments)
@@ -65,7 +65,7 @@ class Assembly:
             "epoch_num_steps": 1,
             "logger": logger,
             "save_checkpoint_fn": save_checkpoint,
-            # Tianshou's way of starting with other counters than zero: it asks the logger.
+            # Makes Tianshou read the initial counters from the logger instead of starting at zero.
             "resume_from_log": True,
             "verbose": False,
             "show_progress": False,
@@ -82,13 +82,13 @@ class Assembly:
 
     @property
     def updates_per_iteration(self) -> int:
-        """Gradient steps of one iteration, where all episodes have full length."""
+        """Gradient steps of one iteration if all episodes have full length."""
         if isinstance(self.algorithm, MetaOnPolicyAlgorithm):
             return self.algorithm.steps_per_update(self.config)
         return int(self.config.updates_per_iteration)  # type: ignore[attr-defined]
 
     def state(self) -> Checkpoint:
-        """Everything that decides how the run goes on."""
+        """The complete state that determines the rest of the run."""
         algorithm, means = self.algorithm, self.algorithm.means
         env_state = self.env.venv.get_state()  # type: ignore[attr-defined]
         env_arrays = {k: v for k, v in env_state.items() if isinstance(v, np.ndarray)}
@@ -143,8 +143,8 @@ def assemble(
         env_id: id of the family.
         config: the agent's configuration.
         seed: the run's seed.
-        device: where networks live.
-        threads: threads that step simulations, and that an on-policy update shares its tasks among.
+        device: device of the networks.
+        threads: number of threads for simulations and for the tasks of an on-policy update.
 
     Raises:
         ConfigError: when the training reward is not among the environment's infos.

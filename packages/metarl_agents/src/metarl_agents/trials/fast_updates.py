@@ -47,15 +47,15 @@ STEP_SIZE_BOUND, MAX_NORM = 0.1, 60.0
 
 @dataclass(frozen=True)
 class FastUpdateConfig(OnPolicyConfig):
-    """What agents with fast updates are told besides.
+    """Settings of agents with fast updates.
 
     Attributes:
-        inner_steps: fast updates K of a trial.
-        inner_step_size: alpha, or where learned ones start; they are bounded to +-0.1.
-        learned_step_sizes: whether every adapted parameter learns its own alpha.
-        outer_steps: iterations of a meta-update; after the last nothing is lowered any more.
-        clip: how far a ratio counts.
-        kl_limit: bound on the mean KL divergence of what a meta-update may keep.
+        inner_steps: number K of fast updates (gradient steps) in a trial.
+        inner_step_size: alpha, or the initial value of learned step sizes, which are bounded to +-0.1.
+        learned_step_sizes: whether every adapted parameter has its own learned alpha.
+        outer_steps: iterations of a meta-update; the last one takes no gradient step.
+        clip: clipping range of the probability ratios.
+        kl_limit: bound on the mean KL divergence of the parameters that a meta-update keeps.
     """
 
     hidden: tuple[int, ...] = (256, 256)
@@ -82,10 +82,10 @@ class FastUpdateConfig(OnPolicyConfig):
 
 @dataclass(frozen=True)
 class EmbeddingConfig(FastUpdateConfig):
-    """What agents with a task embedding are told besides.
+    """Settings of agents with a task embedding.
 
     Attributes:
-        embedding_size: width d of the embedding h.
+        embedding_size: dimension d of the embedding h.
         embedding_penalty: eta, weight of the mean square of h.
     """
 

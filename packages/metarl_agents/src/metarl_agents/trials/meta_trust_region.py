@@ -25,12 +25,12 @@ from metarl_agents.trials.trust_region import TrustRegion, flat, trust_region_st
 
 @dataclass(frozen=True)
 class TrustRegionConfig(OnPolicyConfig):
-    """What agents with a trust-region step are told besides.
+    """Settings of agents with a trust-region step.
 
     Attributes:
         trust_radius: largest mean KL divergence of a step.
-        curvature_fraction: fraction of each task's steps from which the curvature is estimated. The
-            step itself is accepted on all of them.
+        curvature_fraction: fraction of each task's steps from which the curvature is estimated. All
+            steps are used to accept or reject the update.
     """
 
     trust_radius: float = 0.01
