@@ -290,9 +290,9 @@ def _train(
             trainer.execute_epoch()
         if logger.iteration == 0 and finished():
             shown.message(
-                f"the agent is untrained: the limit is {config.total_env_steps:,} steps, and the initial "
-                f"steps on the training tasks already take {position[1]:,}, so no iteration was run; use more "
-                f"than {position[1]:,} steps, or fewer initial ones"
+                f"the agent is untrained: of {config.total_env_steps:,} steps, the initial ones on the "
+                f"training tasks already take {position[1]:,}, so no iteration was run; use more than "
+                f"{position[1]:,} steps, or fewer initial ones"
             )
     finally:
         logger.finalize()
