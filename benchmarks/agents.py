@@ -1,4 +1,4 @@
-"""Collection through Tianshou against the bare loop, and PEARL's update against a straightforward one."""
+"""Speed of collection relative to a minimal loop, and of PEARL's update relative to simple code."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def collection() -> bool:
 
 
 class _EachOnce:
-    """Stands in for a generator where every task is to be drawn once."""
+    """Replaces a generator so that every task is drawn once."""
 
     def integers(self, low: int, high: int, size: int) -> np.ndarray:  # type: ignore[type-arg]
         """Returns the first `size` numbers."""
@@ -116,7 +116,7 @@ def update(preset: str) -> bool:
 
 
 def main() -> int:
-    """Runs all, and returns 1 if a figure was missed."""
+    """Runs all benchmarks; returns 1 if a required figure was not reached."""
     with torch_threads(1):
         reached = [collection(), update("paper"), update("fast")]
     return 0 if all(reached) else 1

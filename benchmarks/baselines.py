@@ -1,12 +1,12 @@
-"""Returns of zero actions, of random actions and, where there is one, of a scripted oracle, in every family.
+"""Records the returns of zero actions, random actions and, if one exists, a scripted oracle in every family.
 
     python baselines.py                every id and split, into results/baselines/
-    python baselines.py ID [ID ...]    only these
-    python baselines.py --missing ...  not what is recorded, where model and versions are still the same
+    python baselines.py ID [ID ...]    only these families
+    python baselines.py --missing ...  skip what is recorded with the same model and versions
 
-Five seeds, every task of a split, at least a hundred episodes per seed. Returns are also given without the
-alive bonus, where a family has one: standing still for a whole episode of MetaHumanoid-Dir2D earns 1000 for
-being alive alone.
+Five seeds, every task of a split, at least a hundred episodes per seed. If a family has an
+alive bonus, the returns without it are recorded too: in MetaHumanoid-Dir2D, the alive bonus of an episode
+without motion is 1000.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def summary(report: Report) -> dict[str, Any]:
 
 
 def origin(family_id: str) -> dict[str, Any]:
-    """Returns what the figures of a family depend on, as it stands in their file."""
+    """Returns the versions and checksums on which the figures of a family depend, as stored in its file."""
     env = MetaVectorEnv(family_id, 1)
     provenance = Provenance.collect(
         env.family, "train", env_arguments={}, observe_task=False, env=env, maker=MetaVectorEnv
@@ -65,7 +65,7 @@ def origin(family_id: str) -> dict[str, Any]:
 
 
 def kept(family_id: str, now: dict[str, Any]) -> dict[str, Any]:
-    """Returns the recorded figures by split, where they would come out the same; Python has no part in it."""
+    """Returns the recorded figures by split that are still valid; the version of Python is not compared."""
     path = OUT / f"{family_id}.json"
     recorded = json.loads(path.read_text()) if path.exists() else {"versions": {}, "splits": {}}
     splits: dict[str, Any] = recorded.pop("splits")

@@ -1,7 +1,7 @@
-"""The bodies of the sparse families against dm_control's composer, and what a reset costs.
+"""Speed of the sparse families' bodies relative to dm_control's composer, and time of a reset.
 
-The composer environments are those a user would build for these tasks, with the observables the paper lists
-and recompiling switched off.
+The composer environments are built as a user would build them for these tasks, with the observables of the
+paper and without recompilation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CASES = (
 
 
 class Push(GoToTarget):  # type: ignore[misc]  # dm_control is untyped
-    """dm_control's go-to-target task with a box that is to reach the target."""
+    """dm_control's go-to-target task with a box that must reach the target."""
 
     def __init__(self, walker: Any, arena: Any) -> None:
         """Adds the box."""
@@ -53,7 +53,7 @@ class Push(GoToTarget):  # type: ignore[misc]  # dm_control is untyped
 
 
 def composer_environment(family_id: str) -> Any:
-    """Returns the composer environment that comes nearest to a family, recompiling switched off."""
+    """Returns the composer environment most similar to a family, without recompilation."""
     if family_id == "MetaJaco-Reach-v0":
         environment = manipulation.load("reach_site_features", seed=0)
         environment.task.task_observables["target_position"].enabled = False
@@ -114,7 +114,7 @@ def body(case: Case, over_composer: float) -> bool:
 
 
 def reset_cost() -> bool:
-    """Times resets of Jaco arms: at most 60 µs each, an absolute figure for want of a reference."""
+    """Times resets of Jaco arms: at most 60 µs each, an absolute figure because there is no reference."""
     env = MetaVectorEnv("MetaJaco-Reach-v0", 64)
     env.reset(seed=0)
     rates = interleave({"resets": Variant(lambda: env.reset(), 64)})
@@ -123,7 +123,7 @@ def reset_cost() -> bool:
 
 
 def main() -> int:
-    """Runs all, and returns 1 if a figure was missed."""
+    """Runs all benchmarks; returns 1 if a required figure was not reached."""
     wanted = sys.argv[1:]
     reached = [body(case, factor) for case, factor in CASES if not wanted or case.family in wanted]
     reached.append(reset_cost())

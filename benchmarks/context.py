@@ -1,4 +1,4 @@
-"""TD3-context's update against a straightforward one, and how much of meta-training is updates."""
+"""Speed of TD3-context's update relative to simple code, and the share of updates in meta-training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OBS, ACT, WINDOW, CONTEXT, HIDDEN, BATCH = 20, 6, 20, 15, 300, 256
 
 
 def box(size: int) -> Box:
-    """Returns a box of this width."""
+    """Returns a box of this size."""
     return Box(-1.0, 1.0, (size,), np.float32)
 
 
@@ -52,7 +52,7 @@ def batches(count: int) -> list[ContextBatch]:
 
 
 def update() -> bool:
-    """Times two gradient steps, one of which updates the actor; first compares the losses of twenty."""
+    """Times two gradient steps, one of which updates the actor; first compares the losses of twenty steps."""
     config = TD3ContextConfig(hidden=(HIDDEN, HIDDEN), history_length=WINDOW, context_size=CONTEXT)
     ours = TD3Context.from_config(
         config,
@@ -97,7 +97,7 @@ def update() -> bool:
 
 
 def meta_training() -> bool:
-    """Runs some iterations of the paper's preset and says which part of the time updates took."""
+    """Runs some iterations of the paper's preset and reports the share of time spent in updates."""
     shares, speeds = [], []
     for seed in range(3):
         with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def meta_training() -> bool:
 
 
 def main() -> int:
-    """Runs all, and returns 1 if a figure was missed."""
+    """Runs all benchmarks; returns 1 if a required figure was not reached."""
     with torch_threads(1):
         reached = [update(), meta_training()]
     return 0 if all(reached) else 1

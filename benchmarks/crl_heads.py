@@ -1,9 +1,9 @@
-"""What CRL's predicted heads are worth: runs evaluated again with other heads, on the same trials.
+"""Effect of CRL's predicted heads: runs are evaluated again with other heads, on the same trials.
 
     python benchmarks/crl_heads.py runs/crl-0 runs/crl-1 runs/crl-2
 
 Prints the mean return of the third episode (protocol "pearl", trial seeds 0, 1, 2) and, for each
-change of the agent, how much that changes it: mean over tasks and seeds, ± one standard error over
+change of the agent, the difference that it makes: mean over tasks and seeds, ± one standard error over
 tasks.
 """
 
@@ -30,7 +30,7 @@ CHANGES = {
 
 
 class ChangedAgent(CRLAgent):
-    """CRL's agent with one thing changed; see `CHANGES`."""
+    """CRL's agent with one change; see `CHANGES`."""
 
     def __init__(self, policy: Any, change: str) -> None:
         super().__init__(policy)

@@ -1,9 +1,11 @@
-"""How many steps the curvature of a trust-region step needs: python curvature.py AGENT ID PRESET
+"""How many steps are needed to estimate the curvature of a trust-region step.
 
-Overrides, key=value, may follow.
+    python curvature.py AGENT ID PRESET
 
-A direction found from a fraction of each task's steps, against the one from all of them: the cosine of
-the two, and how much of the surrogate's predicted gain within the region it reaches, g.d / sqrt(d.Hd) with
+Overrides of the form key=value may follow.
+
+Compares the direction computed from a fraction of each task's steps with the one from all steps: the cosine
+of the two, and the fraction of the surrogate's predicted gain within the trust region, g.d / sqrt(d.Hd) with
 gradient g and curvature H of all steps. Means over three draws, at the first iteration and after ten.
 """
 
@@ -33,7 +35,7 @@ DRAWS, ITERATIONS = 3, 10
 
 
 class Direction:
-    """The direction from all steps, and what others are worth beside it."""
+    """The direction from all steps, and comparisons of others with it."""
 
     def __init__(self, objective: MetaObjective) -> None:
         self.objective = objective

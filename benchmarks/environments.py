@@ -1,4 +1,4 @@
-"""Environment steps per second against raw MuJoCo batches and Gymnasium's own environments.
+"""Environment steps per second relative to raw MuJoCo batches and Gymnasium's environments.
 
 One family per body. `python environments.py [ID ...]` times only these.
 """
@@ -69,7 +69,7 @@ CASES = (
 
 
 def native(family_id: str, num: int) -> Variant:
-    """Our vector environment, autoreset included."""
+    """Our vector environment, including autoreset."""
     env = MetaVectorEnv(family_id, num)
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -84,7 +84,7 @@ def native(family_id: str, num: int) -> Variant:
 
 
 def episode_length(family_id: str) -> int:
-    """Returns how many steps an episode of random actions lasts on average."""
+    """Returns the mean number of steps of episodes with random actions."""
     env = MetaVectorEnv(family_id, 64, autoreset_mode="SameStep")
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -95,7 +95,7 @@ def episode_length(family_id: str) -> int:
 
 
 def raw(family_id: str, num: int, episode: int, *, stage: bool = False) -> Variant:
-    """The same model on `mujoco.batch`, as bare as it can be: controls, step, reset after an episode.
+    """The same model on `mujoco.batch` in a minimal loop: controls, step, reset after an episode.
 
     Args:
         family_id: the family.
@@ -136,7 +136,7 @@ def raw(family_id: str, num: int, episode: int, *, stage: bool = False) -> Varia
 
 
 def gymnasium_single(gym_id: str, horizon: int) -> Variant:
-    """Gymnasium's own environment of the same body, with the wrappers that `make` puts around it."""
+    """Gymnasium's environment of the same body, with the wrappers that `make` adds."""
     env = gymnasium.make(gym_id, max_episode_steps=horizon)
     env.reset(seed=0)
     env.action_space.seed(0)
@@ -205,7 +205,7 @@ def one_physics() -> Iterator[None]:
 
 
 def parameters() -> bool:
-    """Times what physics of their own cost the simulations of a parameter family."""
+    """Times the cost of separate model parameters for the simulations of a parameter family."""
     family_id = "MetaWalker2d-Params-v0"
     with one_physics():
         shared = native(family_id, 64)
@@ -215,7 +215,7 @@ def parameters() -> bool:
 
 
 def point() -> bool:
-    """Times the point mass, whose figure is absolute: it has no simulator to compare with."""
+    """Times the point mass; its figure is absolute, because there is no simulator to compare with."""
     variants = {f"native N={n}": native("MetaPoint-Goal-v0", n) for n in ALL_SIZES}
     rates = interleave(variants)
     millions = rates.median("native N=1024") / 1e6
@@ -224,7 +224,7 @@ def point() -> bool:
 
 
 def main() -> int:
-    """Runs all, and returns 1 if a figure was missed."""
+    """Runs all benchmarks; returns 1 if a required figure was not reached."""
     wanted = sys.argv[1:]
     reached = [body(case) for case in CASES if not wanted or case.family in wanted]
     if not wanted or "MetaWalker2d-Params-v0" in wanted:

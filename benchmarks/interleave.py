@@ -1,4 +1,4 @@
-"""Timing several variants turn by turn in one process, so that what disturbs one disturbs all."""
+"""Times several variants alternately in one process, so that disturbances affect all of them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def interleave(variants: Mapping[str, Variant], *, rounds: int = 7, seconds: flo
 
 @dataclass(frozen=True)
 class Check:
-    """A ratio that has to be reached."""
+    """A ratio that must be reached."""
 
     what: str
     value: float
@@ -83,7 +83,7 @@ class Check:
 def report(
     title: str, unit: str, rates: Rates, checks: list[Check], figures: Mapping[str, float] | None = None
 ) -> bool:
-    """Prints rates, checks and what else was measured, and writes them to `results/benchmarks/`.
+    """Prints rates, checks and other measurements, and writes them to `results/benchmarks/`.
 
     Returns:
         Whether every check was reached.
@@ -113,7 +113,7 @@ def report(
 
 
 def processor() -> str:
-    """Returns the processor's model name, where the system tells."""
+    """Returns the model name of the processor, if the system provides it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the benchmarks of updates share about matrix products by oneDNN."""
+"""Shared code of the benchmarks of updates for matrix products by oneDNN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ONEDNN = "our update, matrix products by oneDNN"
 
 
 def by_onednn(step: Callable[[], object]) -> Callable[[], object]:
-    """Returns the step with its matrix products by oneDNN, whether or not a run here would take it."""
+    """Returns the step with matrix products by oneDNN, whether or not a run on this machine would use it."""
 
     def run() -> object:
         with products_by("onednn"):
@@ -20,6 +20,6 @@ def by_onednn(step: Callable[[], object]) -> Callable[[], object]:
 
 
 def say_what_onednn_is() -> None:
-    """Prints whether runs here take oneDNN's products by themselves."""
+    """Prints whether runs on this machine use oneDNN by default."""
     reason = reason_against_onednn()
     print(f"\nruns here take {'oneDNN' if reason is None else f'the default products: {reason}'}")

@@ -1,10 +1,10 @@
-"""What limits a trained PEARL on a family: how it explores, how it infers z, or its actor given z.
+"""Shows what limits a trained PEARL on a family: exploration, inference of z, or the actor given z.
 
     python benchmarks/pearl_inference.py SPLIT RUN...
 
-prints, for the tasks of a split, the mean return over tasks and three trials of an episode that acts on the
-posterior mean of contexts gathered in different ways, and of the best z there is: every task tries the z
-that 50 training tasks infer, keeps the best by its return, and acts on it once more from another start.
+prints, for the tasks of a split, the mean return over tasks and three trials of an episode with the posterior
+mean of contexts collected in different ways, and with the best z found: for every task, the z inferred on 50
+training tasks are tried, and the one with the best return is used once more from another initial state.
 """
 
 from __future__ import annotations

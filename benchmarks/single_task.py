@@ -1,13 +1,13 @@
-"""SAC and TD3 on one task beside Tianshou's own and Stable-Baselines3's: returns along training, and seconds.
+"""Returns and training time of SAC and TD3 on one task, compared with Tianshou and Stable-Baselines3.
 
     python benchmarks/single_task.py metarl sac 0 15000
 
 trains SAC of this project (or of `tianshou`, or of `sb3`, which is not among the project's dependencies
 and needs a virtual environment that has it) with seed 0 for 15,000 environment steps on the half-cheetah
-that is to run forward, and prints a line of JSON. Schedule and hyper-parameters are the same: 1,000 random
-steps, then episodes of 200 steps, each followed by 200 gradient steps. What the libraries do differently
-stays: this project's SAC starts its last layers near zero, and its TD3 counts the delay of the actor from
-each episode's end.
+with the task to run forward, and prints a line of JSON. Schedule and hyperparameters are the same: 1,000
+random steps, then episodes of 200 steps, each followed by 200 gradient steps. Other differences between the
+libraries remain: this project's SAC initialises its last layers near zero, and its TD3 counts the delay of
+the actor from the end of each episode.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def environment() -> Any:
 
 
 def score(act: Act) -> float:
-    """Returns the mean return of ten deterministic episodes, always from the same starts."""
+    """Returns the mean return of ten deterministic episodes, always from the same initial states."""
     env = metarl_envs.MetaVectorEnv(FAMILY, 10, task=TASK, num_threads=1, autoreset_mode="Disabled")
     observations, _ = env.reset(seed=10_000)
     returns = np.zeros(10)
@@ -112,7 +112,7 @@ def of_metarl(name: str, seed: int) -> tuple[Train, Act]:
 
 
 def of_tianshou(name: str, seed: int) -> tuple[Train, Act]:
-    """Returns Tianshou's agent under its own collector and trainer."""
+    """Returns Tianshou's agent with its own collector and trainer."""
     # Tianshou shows the bar of its gradient steps whatever `show_progress` says.
     os.environ["TQDM_DISABLE"] = "1"
     from tianshou.algorithm import SAC, TD3

@@ -1,8 +1,8 @@
-"""The learning part of ProMP and MAML as one would write it first: a loop over tasks, PyTorch's own parts.
+"""A simple implementation of the updates of ProMP and MAML: a loop over tasks with PyTorch's own parts.
 
 Functional calls of an `nn.Module`, `torch.distributions`, `torch.autograd.grad` with a graph for the
-inner step, one task after the other. It works on the samples that an `AdaptivePolicy` has taken, and
-each task's graph is freed before the next is built, where the algorithm allows it.
+inner step, one task after the other. It uses the samples collected by an `AdaptivePolicy`. If the
+algorithm allows it, the graph of each task is freed before the next one is built.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Theta = dict[str, Tensor]
 
 
 class Perceptron(nn.Module):
-    """Two tanh layers, a linear mean, a free log sigma."""
+    """Two tanh layers, a linear mean, and log sigma as a parameter."""
 
     def __init__(self, inputs: int, hidden: int, actions: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Perceptron(nn.Module):
 
 
 class Straightforward:
-    """Samples of every task, and a copy of the network that is to learn from them."""
+    """Samples of every task, and a copy of the network that learns from them."""
 
     def __init__(self, algorithm: ProMP | MAML, alpha: float) -> None:
         model = algorithm.policy.model
@@ -75,7 +75,7 @@ class Straightforward:
 
 
 def promp_update(ours: ProMP) -> Callable[[], Tensor]:
-    """Returns a call that makes ProMP's outer steps from the same start and returns the parameters."""
+    """Returns a function that takes ProMP's outer steps from the same parameters and returns the result."""
     config = ours.config
     loop = Straightforward(ours, config.inner_step_size)
     start = {name: value.clone() for name, value in loop.net.state_dict().items()}
@@ -104,7 +104,7 @@ def promp_update(ours: ProMP) -> Callable[[], Tensor]:
 
 
 def maml_update(ours: MAML) -> Callable[[], Tensor]:
-    """Returns a call that makes MAML's outer step from the same start and returns the parameters."""
+    """Returns a function that takes MAML's outer step from the same parameters and returns the result."""
     config, region = ours.config, TrustRegion(radius=ours.config.trust_radius)
     loop = Straightforward(ours, config.inner_step_size)
     start = {name: value.clone() for name, value in loop.net.state_dict().items()}

@@ -1,7 +1,7 @@
-"""PEARL's update as one would first write it in PyTorch: the reference that ours is timed against.
+"""A simple PyTorch implementation of PEARL's update, the reference for the speed of ours.
 
-The same mathematics and the same weights as `metarl_agents.algorithms.pearl`, written without any of its
-shortcuts: default Adam, a Polyak loop over parameters, gradients computed wherever autograd offers them.
+The same mathematics and the same weights as `metarl_agents.algorithms.pearl`, without its
+optimisations: default Adam, a Polyak loop over parameters, and all gradients of autograd.
 """
 
 from __future__ import annotations

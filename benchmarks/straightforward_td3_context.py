@@ -1,4 +1,4 @@
-"""TD3-context's update as one would first write it in PyTorch: the reference that ours is timed against.
+"""A simple PyTorch implementation of TD3-context's update, the reference for the speed of ours.
 
 The same mathematics and the same weights as `metarl_agents.algorithms.td3_context`: four `torch.nn.GRU`,
 default Adam, a Polyak loop over parameters.
@@ -17,7 +17,7 @@ from metarl_agents.networks.gru import WindowGRU
 
 
 def library_gru(ours: WindowGRU) -> nn.GRU:
-    """Returns PyTorch's own unit with the same weights."""
+    """Returns PyTorch's GRU with the same weights."""
     gru = nn.GRU(ours.inputs, ours.width)
     with torch.no_grad():
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):

@@ -1,6 +1,6 @@
-"""Collection with per-task weights against raw stepping; an iteration of ProMP and MAML, in its parts.
+"""Speed of collection with per-task weights relative to raw steps; times within a ProMP and MAML iteration.
 
-At the size of the papers: 40 tasks, 20 rollouts of 200 steps, half-cheetahs, two batches.
+Sizes are those of the papers: half-cheetahs, 40 tasks, 20 rollouts of 200 steps, two batches.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parts_of(agent: str) -> Assembly:
 
 
 def batch_of(parts: Assembly) -> Callable[[], Episodes]:
-    """Returns a call that collects 20 episodes of each of 40 tasks under their policies."""
+    """Returns a function that collects 20 episodes of each of 40 tasks with their policies."""
     collector, policy = parts.collector, parts.algorithm.policy
     tasks = [collector.tasks[number % 2] for number in range(TASKS)]
     return lambda: collect_episodes(
@@ -45,7 +45,7 @@ def batch_of(parts: Assembly) -> Callable[[], Episodes]:
 
 
 def collection() -> bool:
-    """Times a batch of episodes under forty adapted policies, and as many raw steps."""
+    """Times a batch of episodes with forty adapted policies, and the same number of raw steps."""
     parts = parts_of("promp")
     policy, horizon = parts.algorithm.policy, parts.collector.horizon
     batch, simulations = batch_of(parts), TASKS * ROLLOUTS
@@ -67,7 +67,7 @@ def collection() -> bool:
 
 
 def iteration(agent: str) -> bool:
-    """Times the parts of an iteration, and the outer update against a straightforward one."""
+    """Times the parts of an iteration, and the outer update relative to a simple implementation."""
     parts = parts_of(agent)
     algorithm: ProMP | MAML = parts.algorithm
     policy, batch = algorithm.policy, batch_of(parts)
@@ -118,7 +118,7 @@ def iteration(agent: str) -> bool:
 
 
 def main() -> int:
-    """Runs all, and returns 1 if a figure was missed."""
+    """Runs all benchmarks; returns 1 if a required figure was not reached."""
     # One thread for PyTorch, as in a run; simulations have all cores, here and in the raw reference.
     with torch_threads(1):
         reached = [collection(), *(iteration(agent) for agent in STRAIGHTFORWARD)]

@@ -47,7 +47,7 @@ def test_overrides_are_typed_by_the_dataclass():
         ("learning_rate=-1", "learning_rate must be a non-negative number, not -1.0"),
         ("hidden=64,a", "hidden must be"),
         ("context_next_observation=maybe", "context_next_observation must be true or false"),
-        ("gamma", "an override is written key=value, not 'gamma'"),
+        ("gamma", "an override must have the form key=value, not 'gamma'"),
     ],
 )
 def test_errors_are_one_clear_sentence(text, sentence):

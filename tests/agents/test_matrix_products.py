@@ -43,18 +43,18 @@ def test_the_trial_takes_another_float32_path_only(monkeypatch):
     assert choose_products("auto", "cpu") == choose_products("onednn", "cpu") == "onednn"
     assert choose_products("default", "cpu") == "default"
     assert choose_products("auto", "cuda") == "default"
-    with pytest.raises(ConfigError, match="it computes on the CPU, the networks on cuda"):
+    with pytest.raises(ConfigError, match="oneDNN is for the CPU, and the networks are on cuda"):
         choose_products("onednn", "cuda")
     pretend(monkeypatch, lambda a, b: a @ b)
-    assert "changes no product" in reason_against_onednn()
+    assert "gives the same products" in reason_against_onednn()
 
 
 @pytest.mark.parametrize("compute", [lambda a, b: (a.bfloat16() @ b.bfloat16()).float(), tf32])
 def test_the_trial_refuses_a_path_of_fewer_bits(compute, monkeypatch):
     pretend(monkeypatch, compute)
-    assert "rounds to less than float32" in reason_against_onednn()
+    assert "has less than float32 accuracy" in reason_against_onednn()
     assert choose_products("auto", "cpu") == "default"
-    with pytest.raises(ConfigError, match="cannot be 'onednn': oneDNN rounds to less than float32"):
+    with pytest.raises(ConfigError, match="cannot be 'onednn': oneDNN has less than float32 accuracy"):
         choose_products("onednn", "cpu")
     # One product of many, and one not-a-number.
     pretend(monkeypatch, lambda a, b: exact(a, b) if len(a) > 1000 else compute(a, b))
@@ -169,7 +169,7 @@ def test_a_run_records_it_and_keeps_it_when_resumed(tmp_path, monkeypatch, capsy
     capsys.readouterr()
     assert resume(tmp_path / "moved").finished
     assert used == ["onednn", "default", "default"]
-    sentence = "the run was started with matrix products by oneDNN, and the setting changes no product"
+    sentence = "the run was started with oneDNN for matrix products, but oneDNN gives the same products"
     assert sentence in capsys.readouterr().err
     assert sentence in (tmp_path / "moved/log.txt").read_text()
 

@@ -305,8 +305,8 @@ def test_a_run_of_initial_steps_only_says_that_nothing_was_learned(tmp_path, cap
     assert (result.finished, result.learned, result.iterations, result.gradient_steps) == (True, False, 0, 0)
     told = capsys.readouterr().err
     for text in (told, (tmp_path / "short/log.txt").read_text()):
-        assert "nothing was learned: the initial 1,600 steps on the training tasks are all that 100" in text
-        assert "give more than 1,600 steps, or fewer initial ones" in text
+        assert "the training tasks already take 1,600, so no iteration was run" in text
+        assert "use more than 1,600 steps, or fewer initial ones" in text
         assert "no return yet" in text
         assert "nan" not in text
     again = CliRunner().invoke(app, ["resume", str(tmp_path / "short")])

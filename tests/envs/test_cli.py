@@ -115,7 +115,7 @@ def test_verify_finds_a_changed_digit(run, spec_folder, family_id):
 
 
 def test_verify_finds_a_table_that_was_frozen_wrongly(run, spec_folder):
-    """The checksum is right, but the table is not what the specification derives."""
+    """The checksum is right, but the table is not the one derived from the specification."""
     family_id = "MetaPoint-Goal-v0"
 
     def change(content):
@@ -128,7 +128,7 @@ def test_verify_finds_a_table_that_was_frozen_wrongly(run, spec_folder):
     tables.record_checksums("tables", family_id, {"test": tables.checksum(family_id, "test", rows)})
     status, out, _ = run("tasks", "verify", family_id)
     assert status == 1
-    assert "not what the specification derives" in out
+    assert "not the one derived from the specification" in out
     assert "outside its distribution" in out
     assert "train and test share 1" in out
 

@@ -482,8 +482,8 @@ def test_a_damaged_file_is_one_clear_error(tmp_path):
     path = tmp_path / "report.json"
     values = fake_report().to_dict()
     damaged = [
-        ("{", "does not hold a report"),
-        ("[]", "does not hold a report"),
+        ("{", "does not contain a report"),
+        ("[]", "does not contain a report"),
         (json.dumps({**values, "format": "other"}), "format"),
         (json.dumps({k: v for k, v in values.items() if k != "lengths"}), "lengths"),
         (json.dumps({**values, "returns": [[[1.0]]]}), r"returns .* shape \(1, 3, 3\)"),

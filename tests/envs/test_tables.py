@@ -281,7 +281,7 @@ def test_validation_is_drawn_by_philox_whatever_the_table_rule(family_id):
 def test_a_family_of_members_says_that_it_has_no_validation_tasks(family_id):
     family = metarl_envs.family(family_id)
     assert "validation" not in family.splits
-    message = rf"{family_id} has no validation tasks: it has only its members.*'train', 'test'"
+    message = rf"{family_id} has no validation tasks: all its tasks are in both.*'train', 'test'"
     for use in (
         lambda: family.tasks("validation"),
         lambda: family.task("validation", 0),

@@ -268,7 +268,7 @@ def _integers(what: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise ValueError(f"{what} are whole numbers separated by commas, got {text!r}") from error
+        raise ValueError(f"{what} must be whole numbers separated by commas, got {text!r}") from error
 
 
 def _say_how_it_ended(result: RunResult) -> None:
@@ -278,7 +278,7 @@ def _say_how_it_ended(result: RunResult) -> None:
     )
     if result.finished and not result.learned:
         print(
-            f"untrained: {result.run_dir} holds the agent as it started; give --steps more than"
+            f"untrained: {result.run_dir} contains the initial agent; use --steps with more than"
             f" {result.env_steps:,}"
         )
     elif result.finished:
@@ -297,6 +297,6 @@ app.add_typer(families.tasks_app, name="tasks")
 
 def main() -> None:
     """Runs the command line."""
-    # A user of the command line wants the sentence, not the line of code that warns.
+    # On the command line, only the message is useful, not the line of code that warns.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     sys.exit(families.run(app))

@@ -32,18 +32,18 @@ FamilyId = Annotated[str, typer.Argument(help="The id of a family, e.g. MetaAnt-
 
 
 class Format(StrEnum):
-    """How tasks are written out."""
+    """Output formats of tasks."""
 
     JSON = "json"
     CSV = "csv"
 
 
 def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line; bad input ends in one sentence, not in a traceback.
+    """Runs a command line; bad input gives a one-sentence message, not a traceback.
 
     Args:
         application: the commands.
-        arguments: the words after the program's name; None takes the process's.
+        arguments: the words after the program's name; None uses those of the process.
 
     Returns:
         The exit status.
@@ -59,7 +59,7 @@ def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        # Typer vendors Click, whose usage errors carry their own message and exit status.
+        # Typer vendors Click, whose usage errors have their own message and exit status.
         show = getattr(error, "show", None)
         if show is None:
             raise
@@ -69,7 +69,7 @@ def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int
 
 
 def write_out(text: str, out: Path | None) -> None:
-    """Writes a command's result to a file, or prints it."""
+    """Writes the result of a command to a file, or prints it."""
     if out is None:
         print(text, end="")
     else:
@@ -146,15 +146,15 @@ def render(
 
 
 def problems(f: Family) -> list[str]:
-    """Returns what is wrong with a family's frozen parts; empty when they hold."""
+    """Returns the problems of a family's frozen parts; empty if there are none."""
     found = []
     derived_tables = tables.derive(f)
     for name, rows in tables.load(f).items():
         derived = derived_tables[name]
-        # Sines and cosines may differ between machines in the last digit; the checksum, which load()
-        # has compared, guards the digits.
+        # Sines and cosines may differ between machines in the last digit; load() has already compared
+        # the checksum, which covers all digits.
         if not np.allclose(rows, derived, rtol=0.0, atol=1e-12):
-            found.append(f"the {name} table is not what the specification derives")
+            found.append(f"the {name} table is not the one derived from the specification")
         if not f.splits[name].distribution.contains(rows).all():
             found.append(f"the {name} table has tasks outside its distribution")
     return found + tables.overlaps(f, tables.load(f)) + _model_problems(f)
@@ -228,7 +228,7 @@ def plot(
 
     path = Path(f"{family_id}-tasks.png") if out is None else out
     if path.suffix != ".png":
-        raise ValueError(f"a plot's file ends in '.png', got {path.name!r}")
+        raise ValueError(f"a plot's file name must end in '.png', got {path.name!r}")
     plot_tasks(family(family_id), path)
     print(path)
 

@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CRLConfig(PEARLConfig):
-    """Configuration of CRL; defaults that PEARL has too are PEARL's, but for the prior's episodes.
+    """Configuration of CRL; defaults shared with PEARL are PEARL's, except the episodes with the prior.
 
     Attributes:
-        adapter_hidden: hidden widths of the adapter.
+        adapter_hidden: widths of the adapter's hidden layers.
         adapter_learning_rate: Adam's step size for the adapter.
-        adapter_batch: transitions per task and gradient step that the adapter learns from; at most
-            those of the actor-critic's batch.
+        adapter_batch: transitions per task and gradient step from which the adapter learns; at most
+            as many as in the actor-critic's batch.
     """
 
     # Algorithm 2 infers z before every episode but the first.

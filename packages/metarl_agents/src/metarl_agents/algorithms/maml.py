@@ -52,11 +52,11 @@ class MAMLConfig(TrustRegionConfig):
     """Configuration of MAML.
 
     Attributes:
-        inner_steps: gradient steps of a trial in meta-training; evaluation may take more.
-        inner_step_size: alpha.
-        second_order: whether inner gradients are differentiated; if not, first-order MAML.
-        later_step_scale: in evaluation, length of all gradient steps of a trial but the first, relative
-            to alpha. The released code halves them.
+        inner_steps: gradient steps in a trial during meta-training; evaluation may take more.
+        inner_step_size: step size alpha of these gradient steps.
+        second_order: whether inner gradients are differentiated; false gives first-order MAML.
+        later_step_scale: in evaluation, factor on alpha in all gradient steps of a trial except the
+            first. The released code halves alpha.
     """
 
     inner_steps: int = 1

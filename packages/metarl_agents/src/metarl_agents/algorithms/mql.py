@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MQLConfig(TD3ContextConfig):
-    """Configuration of MQL; numbers are the released code's for MetaHalfCheetah-Vel.
+    """Configuration of MQL; the defaults are those of the released code for MetaHalfCheetah-Vel.
 
     Attributes:
         adaptation: "full", "new" for updates on new data only (the paper's beta = 0), or "none",
@@ -56,16 +56,16 @@ class MQLConfig(TD3ContextConfig):
         new_updates: updates on new data per episode of adaptation.
         replay_updates: updates on old data per episode of adaptation.
         replay_batch: transitions of old data per update.
-        adaptation_learning_rate: Adam's step size in adaptation, from fresh moments.
-        propensity_c: inverse of the classifier's penalty.
-        propensity_observations: whether the classifier sees the observation beside the context.
-        snapshot_steps: latest transitions of each training task that stand for old data in
-            fitting the classifier.
-        weight_clip: weights are at most e to this.
-        weight_floor: smaller weights become 0.
+        adaptation_learning_rate: Adam's step size in adaptation, with newly initialised moments.
+        propensity_c: inverse of the weight of the classifier's penalty.
+        propensity_observations: whether the classifier receives the observation in addition to the context.
+        snapshot_steps: number of latest transitions of each training task that represent old data
+            when the classifier is fitted.
+        weight_clip: upper bound of the logarithm of the weights.
+        weight_floor: weights below this value are set to 0.
         proximal: "ess" for lambda = 1 - ESS, or "constant".
-        proximal_coefficient: lambda where it is constant, or ESS is useless.
-        proximal_on_new: whether updates on new data have the proximal term.
+        proximal_coefficient: lambda if it is constant or the ESS cannot be used.
+        proximal_on_new: whether updates on new data include the proximal term.
     """
 
     adaptation: str = "full"
@@ -100,15 +100,15 @@ class MQLConfig(TD3ContextConfig):
 
 @dataclass(frozen=True)
 class AdaptationRecord:
-    """What adaptation to one task did; means are over the updates on old data.
+    """Diagnostics of the adaptation to one task; means are over the updates on old data.
 
     Attributes:
         new_steps: transitions of the new task.
         weight: mean beta.
         weight_used: mean fraction of transitions with beta above the floor.
-        ess: mean normalised effective sample size, 0 where no transition had weight.
+        ess: mean normalised effective sample size, 0 if all weights are 0.
         proximal: mean lambda.
-        distance: squared distance of the actor's parameters from the meta-trained ones at the end.
+        distance: squared distance of the actor's final parameters from the meta-trained ones.
     """
 
     new_steps: int

@@ -41,17 +41,17 @@ class PEARLConfig(SoftValueConfig):
     """Configuration of PEARL; the defaults are the paper's for MetaHalfCheetah-Vel.
 
     Attributes:
-        prior_steps: steps per visited task with z from the prior; they become its context.
-        posterior_steps: steps with z from the posterior that join the context.
-        extra_posterior_steps: steps with z from the posterior that train the actor-critic only.
-        context_batch: transitions per task that the posterior is inferred from in training.
-        latent_size: width of z.
-        encoder_hidden: hidden widths of the encoder.
+        prior_steps: steps per visited task with z from the prior; they form the task's context.
+        posterior_steps: steps with z from the posterior that are added to the context.
+        extra_posterior_steps: steps with z from the posterior that only train the actor-critic.
+        context_batch: transitions per task from which the posterior is inferred in training.
+        latent_size: dimension of z.
+        encoder_hidden: widths of the encoder's hidden layers.
         kl_weight: weight of the KL term, which is summed over tasks and latent dimensions.
-        context_next_observation: whether the encoder also sees the next observation, for families
+        context_next_observation: whether the encoder also receives the next observation, for families
             whose tasks differ in dynamics.
-        prior_episodes: how many episodes of a trial act on z from the prior, at most those before
-            the scored ones; 0 for all of these.
+        prior_episodes: number of episodes of a trial with z from the prior, at most the number of
+            episodes before the scored ones; 0 for all of these.
     """
 
     prior_steps: int = 400

@@ -45,13 +45,13 @@ class ProMPConfig(OnPolicyConfig):
     """Configuration of ProMP.
 
     Attributes:
-        inner_steps: gradient steps of a trial in meta-training; evaluation may take more.
-        inner_step_size: alpha.
+        inner_steps: gradient steps in a trial during meta-training; evaluation may take more.
+        inner_step_size: step size alpha of these gradient steps.
         outer_steps: Adam steps on the data of one iteration.
-        clip: epsilon, how far a ratio counts.
-        kl_penalty: eta, weight of the divergence before adaptation; where it adapts, its start.
-        kl_target: eta doubles when that divergence is above 1.5 times this target after the last step
-            of an iteration, and halves when it is below the target divided by 1.5; 0 keeps eta.
+        clip: epsilon, clipping range of the probability ratios.
+        kl_penalty: eta, weight of the divergence before adaptation, or its initial value.
+        kl_target: eta doubles if that divergence is above 1.5 times this target after the last step
+            of an iteration, and halves if it is below the target divided by 1.5; 0: constant eta.
     """
 
     inner_steps: int = 1

@@ -48,15 +48,15 @@ class RL2Config(OnPolicyConfig):
     """Configuration of RL2.
 
     Attributes:
-        hidden: widths of tanh layers between inputs and cell; none by default, as in ProMP's RL2.
-        episodes_per_task: trials of a task side by side.
-        episodes_per_trial: successive episodes of a trial in training; evaluation may take more.
-        cell: "gru" or "lstm".
+        hidden: widths of tanh layers before the recurrent cell; none by default, as in ProMP's RL2.
+        episodes_per_task: trials of each task that run together.
+        episodes_per_trial: consecutive episodes of a trial in training; evaluation may use more.
+        cell: type of the recurrent cell, "gru" or "lstm".
         recurrent_size: width of the cell.
-        per_episode_advantages: whether returns end with every episode instead of with the trial.
-        bptt_length: steps that gradients go back through time.
+        per_episode_advantages: whether returns end at the end of each episode instead of the trial.
+        bptt_length: number of steps of backpropagation through time.
         outer_steps: epochs, each one Adam step on all trials of the iteration.
-        clip: epsilon, how far a ratio counts.
+        clip: epsilon, clipping range of the probability ratios.
         entropy_weight: weight of the policy's entropy.
     """
 

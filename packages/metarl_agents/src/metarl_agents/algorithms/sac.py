@@ -34,11 +34,11 @@ class SACConfig(OffPolicyConfig):
     """Configuration of SAC.
 
     Attributes:
-        steps_per_task: steps collected on each visited task; the episode that reaches them is
-            finished, so 1 is one episode.
+        steps_per_task: minimum number of steps collected on each visited task; the last episode
+            is completed, so 1 means one episode.
         initial_temperature: temperature before the first gradient step.
-        target_entropy_per_action: the entropy aimed at, per dimension of the action, in nats. The
-            paper's is -1.
+        target_entropy_per_action: target entropy per dimension of the action, in nats. The paper's
+            value is -1.
     """
 
     hidden: tuple[int, ...] = (300, 300, 300)

@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TD3ContextConfig(DeterministicConfig):
-    """Configuration of TD3-context; the defaults are the released code's for MetaHalfCheetah-Vel.
+    """Configuration of TD3-context; the defaults are those of the released code for MetaHalfCheetah-Vel.
 
     Attributes:
-        history_length: entries of a window in training and, unless unbounded, in acting.
-        context_size: width of the context.
-        unbounded_evaluation: whether the context sees the whole episode in evaluation.
+        history_length: number of entries of a context window in training and, unless unbounded, in acting.
+        context_size: dimension of the context.
+        unbounded_evaluation: whether the context covers the whole episode in evaluation.
     """
 
     history_length: int = 20

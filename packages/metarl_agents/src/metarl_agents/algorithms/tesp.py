@@ -53,8 +53,8 @@ class TESPConfig(EmbeddingConfig):
 
     Attributes:
         encoder_hidden: width of the encoder's GRU.
-        best_episodes: episodes M in a task's buffer; 0 keeps all.
-        adapt_policy: whether fast updates change the policy too.
+        best_episodes: maximum number M of episodes in a task's buffer; 0 keeps all.
+        adapt_policy: whether fast updates also change the policy.
     """
 
     evaluation_protocols: tuple[str, ...] = ("tesp",)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
-#: What `RunConfig.matrix_products` may say.
+#: Allowed values of `RunConfig.matrix_products`.
 MATRIX_PRODUCTS = ("auto", "onednn", "default")
 
 
@@ -17,22 +17,22 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every agent here is told about its run.
+    """Settings of all agents.
 
     Attributes:
-        total_env_steps: environment steps of a run, the initial ones included.
-        hidden: hidden widths of actor, critics and other value networks.
+        total_env_steps: environment steps of a run, including the initial ones.
+        hidden: widths of the hidden layers of actor, critics and other value networks.
         learning_rate: Adam's step size, for all networks.
-        gamma: discount per step.
-        checkpoint_every: iterations between checkpoints; the last one is always saved.
-        evaluate_every: iterations between evaluations while training, each of which saves a
-            checkpoint first; 0 for none.
-        evaluation_protocols: names of the protocols of those evaluations.
-        evaluation_split: the tasks they run on; "validation" while a preset is being chosen.
-        matrix_products: what computes float32 matrix products in gradient steps on a CPU:
-            "default" for PyTorch's choice, "onednn" for oneDNN, or "auto" for oneDNN where it is
-            another path than the default and proves to be as exact. What was taken is in the
-            run's versions.json.
+        gamma: discount factor per step.
+        checkpoint_every: iterations between checkpoints; the last iteration is always saved.
+        evaluate_every: iterations between evaluations during training; a checkpoint is saved before
+            each of them; 0 for none.
+        evaluation_protocols: names of the protocols of these evaluations.
+        evaluation_split: split of these evaluations; use "validation" to choose a preset.
+        matrix_products: library for float32 matrix products in gradient steps on a CPU:
+            "default" for PyTorch's choice, "onednn" for oneDNN, or "auto" for oneDNN if it differs
+            from the default and a test shows float32 accuracy. The run's versions.json records
+            the choice.
     """
 
     total_env_steps: int = 1_000_000
@@ -51,7 +51,7 @@ class RunConfig:
     may_be_negative: ClassVar[tuple[str, ...]] = ()
     #: Fields that are at most 1.
     fractions: ClassVar[tuple[str, ...]] = ("gamma",)
-    #: Text fields, and what each may say.
+    #: Text fields and their allowed values.
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"matrix_products": MATRIX_PRODUCTS}
     #: Fields that an evaluation may change, because training does not depend on them.
     evaluation_keys: ClassVar[tuple[str, ...]] = ()
@@ -91,7 +91,7 @@ class RunConfig:
                 raise ConfigError(f"{name} must be at most 1, not {getattr(self, name)}")
 
     def replace(self, values: Mapping[str, Any]) -> Self:
-        """The same configuration with some fields changed.
+        """A copy of the configuration with some fields changed.
 
         Raises:
             ConfigError: for an unknown field, a value of the wrong type or out of range.
@@ -106,25 +106,25 @@ class RunConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able values of all fields."""
+        """Values of all fields, convertible to JSON."""
         values = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True)
 class OffPolicyConfig(RunConfig):
-    """What every off-policy agent here is told about collecting, storing and updating.
+    """Settings of all off-policy agents: collection, replay buffer and updates.
 
     Attributes:
         initial_steps: steps collected on each training task before the first update.
         tasks_per_iteration: tasks visited per iteration, drawn uniformly with replacement.
         updates_per_iteration: gradient steps per iteration.
-        batch_size: transitions per gradient step; per task, where a step draws tasks.
-        num_simulations: simulations stepped together while collecting.
-        capacity_per_task: transitions kept per task.
-        training_reward: "reward", or the info key whose values the losses train on. What an
-            encoder sees and what is reported is always the environment's reward.
-        tau: Polyak step of slow networks.
+        batch_size: transitions per gradient step, or per task if a gradient step draws tasks.
+        num_simulations: simulations that are stepped together during collection.
+        capacity_per_task: maximum number of stored transitions per task.
+        training_reward: "reward", or the info key that replaces the reward in the losses. Encoder
+            inputs and reported returns always use the environment's reward.
+        tau: step size of the Polyak averaging of target networks.
     """
 
     initial_steps: int = 2000
@@ -151,17 +151,17 @@ class OffPolicyConfig(RunConfig):
 
 @dataclass(frozen=True)
 class OnPolicyConfig(RunConfig):
-    """What every on-policy agent here is told about collecting and advantages.
+    """Settings of all on-policy agents: collection and advantages.
 
     Attributes:
-        tasks_per_iteration: tasks of an iteration, drawn uniformly, without replacement where there are
-            so many.
-        episodes_per_task: episodes of a task collected side by side under one policy.
+        tasks_per_iteration: tasks of an iteration, drawn uniformly, without replacement if there are
+            enough tasks.
+        episodes_per_task: episodes of each task that are collected together with the same policy.
         gae_lambda: lambda of generalised advantage estimation; 1 gives returns minus the baseline.
-        standardise_advantages: whether each task's advantages get mean 0 and deviation 1.
-        action_scale: the environment is given the policy's action divided by this and clipped to its
-            box, in training and evaluation alike.
-        horizon: time limit of episodes in training and evaluation; 0 for the family's.
+        standardise_advantages: whether each task's advantages are scaled to mean 0 and standard deviation 1.
+        action_scale: the environment receives the policy's action divided by this value and clipped
+            to the action space, in training and in evaluation.
+        horizon: time limit of episodes in training and evaluation; 0 for that of the family.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -194,7 +194,7 @@ class OnPolicyConfig(RunConfig):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Sentence for an unknown name: the nearest known one, then the whole list."""
+    """Message for an unknown name, with the most similar known name and the whole list."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
@@ -202,10 +202,10 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def coerce(name: str, value: Any, kind: Any) -> Any:
-    """The value as the field's type, from TOML, JSON or command-line text.
+    """Converts a value from TOML, JSON or the command line to the type of the field.
 
     Raises:
-        ConfigError: when it cannot be read as that type.
+        ConfigError: when it cannot be converted to that type.
     """
     try:
         if get_origin(kind) is tuple:
@@ -229,16 +229,16 @@ def coerce(name: str, value: Any, kind: Any) -> Any:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:
-    """`key=value` texts as a mapping.
+    """Parses `key=value` texts.
 
     Raises:
-        ConfigError: when a text has no `=`, or a key comes twice.
+        ConfigError: when a text has no `=`, or a key is given twice.
     """
     values: dict[str, str] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"an override is written key=value, not {text!r}")
+            raise ConfigError(f"an override must have the form key=value, not {text!r}")
         if key.strip() in values:
             raise ConfigError(f"the override {key.strip()!r} is given twice")
         values[key.strip()] = value.strip()

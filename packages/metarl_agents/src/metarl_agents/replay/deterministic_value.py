@@ -21,19 +21,19 @@ from metarl_agents.replay.collector import Schedule, Stage
 
 @dataclass(frozen=True)
 class DeterministicConfig(OffPolicyConfig):
-    """What every agent built on TD3 is told besides; defaults are MQL's for MetaHalfCheetah-Vel.
+    """Settings of agents built on TD3; the defaults are MQL's for MetaHalfCheetah-Vel.
 
     Attributes:
-        steps_per_task: steps collected on each visited task; the episode that reaches them is
-            finished, so 1 is one episode.
-        initial_cut: most steps of an episode of uniformly random actions before training, whose
-            end then counts as a time limit; 0 for whole episodes.
-        exploration_noise: standard deviation of the noise on actions while collecting.
-        target_noise: standard deviation of the noise on the target's actions.
+        steps_per_task: minimum number of steps collected on each visited task; the last episode
+            is completed, so 1 means one episode.
+        initial_cut: time limit of the episodes with uniformly random actions before training, in
+            steps; 0 for that of the family.
+        exploration_noise: standard deviation of the noise on actions during collection.
+        target_noise: standard deviation of the noise on the actions of the target policy.
         target_noise_clip: bound of that noise.
-        policy_every: critic steps per step of the actor and of the slow networks.
-        small_buffer: as long as fewer transitions are stored, an iteration makes as many gradient
-            steps as its mean episode is long, whatever `updates_per_iteration` says; 0 for never.
+        policy_every: critic steps per step of the actor and of the target networks.
+        small_buffer: while fewer transitions than this are stored, an iteration has as many gradient
+            steps as its mean episode has steps, instead of `updates_per_iteration`; 0 for never.
     """
 
     initial_steps: int = 500

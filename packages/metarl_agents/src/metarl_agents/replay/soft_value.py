@@ -19,15 +19,15 @@ from metarl_agents.networks.targets import PolyakTarget
 
 @dataclass(frozen=True)
 class SoftValueConfig(OffPolicyConfig):
-    """What every agent built on the V-form is told besides.
+    """Settings of agents built on soft actor-critic with a value network V.
 
     Attributes:
         meta_batch: tasks per gradient step, drawn uniformly with replacement.
         reward_scale: factor on the training reward.
-        mean_penalty: weight on the mean square of the action mean before the tanh.
-        log_std_penalty: weight on the mean square of the log standard deviation before the tanh.
-        initial_weights: "released" for exactly those of PEARL's released code, whose hidden layers
-            start within 1/sqrt(outputs), or "fan_in" for 1/sqrt(inputs) and a last bias of 0.
+        mean_penalty: weight of the mean square of the action mean before the tanh.
+        log_std_penalty: weight of the mean square of the log standard deviation before the tanh.
+        initial_weights: "released" for exactly those of PEARL's released code, with hidden layers
+            within 1/sqrt(outputs), or "fan_in" for 1/sqrt(inputs) and a last bias of 0.
     """
 
     meta_batch: int = 16

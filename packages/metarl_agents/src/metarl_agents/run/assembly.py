@@ -47,7 +47,7 @@ class Assembly:
             "epoch_num_steps": 1,
             "logger": logger,
             "save_checkpoint_fn": save_checkpoint,
-            # Tianshou's way of starting with other counters than zero: it asks the logger.
+            # Makes Tianshou read the initial counters from the logger instead of starting at zero.
             "resume_from_log": True,
             "verbose": False,
             "show_progress": False,
@@ -63,7 +63,7 @@ class Assembly:
         return self.algorithm.updates_per_iteration(self.config)
 
     def state(self) -> Checkpoint:
-        """Everything that decides how the run goes on."""
+        """The complete state that determines the rest of the run."""
         algorithm, means = self.algorithm, self.algorithm.means
         env_state = self.env.venv.get_state()
         env_arrays = {k: v for k, v in env_state.items() if isinstance(v, np.ndarray)}

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, readable without trusting the file.
+"""Checkpoints. They are written completely or not at all, and loading executes no code.
 
 A checkpoint is a directory with `weights.safetensors` (networks), `training.safetensors`
 (optimisers, replay buffer, environment, generators) and `state.json` (counters, generator states,
@@ -26,17 +26,17 @@ WEIGHTS, TRAINING, STATE = "weights.safetensors", "training.safetensors", "state
 
 
 class CheckpointError(RuntimeError):
-    """There is no checkpoint to continue from, or it is damaged."""
+    """There is no checkpoint, or it is damaged."""
 
 
 @dataclass
 class Checkpoint:
-    """Everything a run needs to go on.
+    """The complete state of a run.
 
     Attributes:
         weights: the networks' parameters by name.
         arrays: everything else that is large, by name.
-        values: everything else, JSON-able.
+        values: everything else, convertible to JSON.
     """
 
     weights: dict[str, Tensor]
@@ -47,8 +47,8 @@ class Checkpoint:
 def write_checkpoint(folder: Path, iteration: int, checkpoint: Checkpoint) -> Path:
     """Writes a checkpoint and then removes older ones.
 
-    The files are written and synced under a temporary name, and one rename makes them the newest
-    checkpoint, so at every instant the newest complete one is usable.
+    The files are written and synced under a temporary name, which is then renamed. A complete
+    checkpoint is therefore available at all times.
 
     Args:
         folder: directory of the run's checkpoints; created when missing.
@@ -98,17 +98,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The networks' parameters of a checkpoint.
 
     Raises:
-        CheckpointError: when a file is missing or is not what was written.
+        CheckpointError: when a file is missing or differs from what was written.
     """
     verified_state(path)
     return safetensors.torch.load_file(path / WEIGHTS)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A whole checkpoint.
+    """Reads a complete checkpoint.
 
     Raises:
-        CheckpointError: when a file is missing or is not what was written.
+        CheckpointError: when a file is missing or differs from what was written.
     """
     state = verified_state(path)
     return Checkpoint(
@@ -119,7 +119,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def verified_state(path: Path) -> dict[str, Any]:
-    """The `state.json` of a checkpoint, after comparing the digests in it with the files."""
+    """The `state.json` of a checkpoint, after a comparison of its digests with the files."""
     try:
         state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
@@ -141,7 +141,7 @@ def digest(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Forces a file or directory to the disk."""
+    """Flushes a file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -158,7 +158,7 @@ def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 
 def unprefixed(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """What `prefixed` put under this prefix."""
+    """The arrays that `prefixed` stored under this prefix."""
     start = prefix + "."
     return {k.removeprefix(start): array for k, array in arrays.items() if k.startswith(start)}
 
@@ -170,7 +170,7 @@ def optimiser_tensors(optimiser: Any) -> dict[str, Tensor]:
 
 
 def load_optimiser_tensors(optimiser: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Restores what `optimiser_tensors` returned; hyper-parameters stay the optimiser's own."""
+    """Restores what `optimiser_tensors` returned; hyperparameters are not changed."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, array in arrays.items():
         index, _, name = key.partition(".")

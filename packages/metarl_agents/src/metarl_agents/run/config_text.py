@@ -1,4 +1,4 @@
-"""A configuration as text that can be read: every key with its value and its meaning."""
+"""A configuration as text: every key with its value and its meaning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def key_meanings(config_class: type[RunConfig]) -> dict[str, str]:
 
 
 def describe_config(config: RunConfig) -> str:
-    """Returns a configuration as TOML, each key under its meaning."""
+    """Returns a configuration as TOML, with the meaning of each key above it."""
     meanings = key_meanings(type(config))
     lines = []
     for name, value in config.to_dict().items():

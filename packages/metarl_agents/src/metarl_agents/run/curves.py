@@ -28,7 +28,7 @@ def read_metrics(run_dir: Path, file: str = "metrics.jsonl") -> list[Mapping[str
     path = run_dir / file
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if not records:
-        raise RunError(f"{run_dir} has nothing to plot yet: {file} is missing or empty")
+        raise RunError(f"{run_dir} has no data to plot yet: {file} is missing or empty")
     return records
 
 
@@ -37,7 +37,7 @@ def plot_learning(run_dirs: Sequence[Path], path: Path, *, metrics: Sequence[str
 
     Args:
         run_dirs: directories of runs.
-        path: the PNG to write, whole or not at all.
+        path: the PNG to write, completely or not at all.
         metrics: columns of `metrics.jsonl` or, if they start with "evaluate/", of
             `evaluations.jsonl`; see `metarl_agents.run.metrics`. Lines of the second, third and fourth are
             dashed, dotted, and both.

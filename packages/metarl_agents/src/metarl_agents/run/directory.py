@@ -1,4 +1,4 @@
-"""What the directory of a run holds besides its numbers, and reading it back."""
+"""Reading and writing of the description of a run and of its versions."""
 
 import json
 import platform
@@ -14,7 +14,7 @@ from metarl_agents.registry import find_agent
 from metarl_envs import evaluation
 from metarl_envs.files import atomic_path
 
-#: Distributions whose versions decide the numbers of a run.
+#: Packages whose versions affect the results of a run.
 PACKAGES = (
     "metarl-agents", "metarl-envs", "torch", "tianshou", "numpy", "gymnasium", "mujoco",
     "safetensors",
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 class RunError(RuntimeError):
-    """A run directory cannot be used as asked; the message says why."""
+    """A run directory cannot be used for this purpose; the message gives the reason."""
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], RunConfig]:
@@ -40,12 +40,12 @@ def read_description(folder: Path) -> tuple[dict[str, Any], RunConfig]:
 
 
 def recorded_products(folder: Path) -> str:
-    """What computes the run's matrix products; see `metarl_agents.common.matrix_products`.
+    """The library for the run's matrix products; see `metarl_agents.common.matrix_products`.
 
-    Runs from before there was a choice do not say it, and have the default.
+    Runs made before there was a choice do not record it; they use the default.
 
     Raises:
-        RunError: when the run's `versions.json` cannot be read or says something else.
+        RunError: when the run's `versions.json` cannot be read or has another value.
     """
     path = folder / "versions.json"
     try:
@@ -64,10 +64,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def check_device(device: str) -> None:
-    """Fails early and clearly when the device is not there.
+    """Raises an error early if the device is not available.
 
     Raises:
-        ConfigError: for a device PyTorch does not know or cannot use here.
+        ConfigError: for a device that PyTorch does not know or cannot use.
     """
     try:
         torch.zeros(1, device=device)
@@ -76,7 +76,7 @@ def check_device(device: str) -> None:
 
 
 def versions(family: metarl_envs.Family) -> dict[str, Any]:
-    """Versions and checksums that the numbers of a run depend on."""
+    """Versions and checksums on which the results of a run depend."""
     env = metarl_envs.MetaVectorEnv(family, 1)
     sources = {
         split: evaluation.Provenance.collect(

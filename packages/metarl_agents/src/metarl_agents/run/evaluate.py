@@ -28,7 +28,7 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
 
     Args:
         run_dir: the run's directory.
-        device: where networks live.
+        device: device of the networks.
         overrides: `key=value` texts that change how the agent adapts; see `evaluation_keys` of its
             configuration.
 
@@ -59,7 +59,7 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
 
 
 def _read_for_evaluation(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
-    """What a run is, and its configuration with what an evaluation changes of it."""
+    """The description of a run, and its configuration with the overrides of the evaluation."""
     description, config = read_description(folder)
     changes = parse_overrides(overrides)
     for key in changes:
@@ -86,19 +86,19 @@ def evaluate_run(
 ) -> evaluation.Report:
     """Evaluates a run's agent and writes `report_<split>_<protocol>.json` and `.png` beside it.
 
-    Overrides become part of the files' names. An agent that says what its adaptation did has that
+    Overrides become part of the file names. Diagnostics of the agent's adaptation, if it has any, are
     written to `adaptation_<split>_<protocol>.json`.
 
     Args:
         run_dir: the run's directory.
         split: tasks to evaluate on.
         protocol: a protocol, or the name of one in `metarl_envs.evaluation.PROTOCOLS`.
-        seeds: repetitions in place of the protocol's.
-        num_tasks: evaluate the first so many tasks of the split; all of them by default.
+        seeds: seeds of the trials, instead of the protocol's.
+        num_tasks: number of tasks, from the first on; all tasks of the split by default.
         references: whether to add the zero-action, random and scripted references.
-        device: where networks live.
+        device: device of the networks.
         overrides: `key=value` texts that change how the agent adapts; see `load_agent`.
-        progress: called with episodes done and to do.
+        progress: called with the numbers of finished and of all episodes.
         threads: threads of PyTorch and of the simulator.
 
     Raises:
@@ -138,6 +138,6 @@ def evaluate_run(
 
 
 def report_stem(split: str, protocol: evaluation.Protocol, overrides: Sequence[str] = ()) -> str:
-    """What the names of an evaluation's files have in common."""
+    """The common part of the names of an evaluation's files."""
     changes = (f"{key}-{value}" for key, value in sorted(parse_overrides(overrides).items()))
     return "_".join((split, protocol.name or "protocol", *changes))

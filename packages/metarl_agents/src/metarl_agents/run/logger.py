@@ -16,11 +16,11 @@ Record = dict[str, float]
 
 
 class JsonLines:
-    """A file of JSON objects, one per line, that can be cut back to an earlier length.
+    """A file of JSON objects, one per line, that can be truncated to an earlier length.
 
     Args:
         path: the file; created when missing.
-        lines: number of lines to keep of what is there.
+        lines: number of existing lines to keep.
         glossary: the names that may be written.
     """
 
@@ -62,7 +62,7 @@ class TrainingLogger(BaseLogger):
         lines: lines of `metrics.jsonl` and `timing.jsonl` to keep.
         on_iteration: called with each iteration's record after it is written.
         on_update: called after each gradient step.
-        take_losses: gives the mean losses that no gradient step has reported yet.
+        take_losses: returns the mean losses that no gradient step has reported yet.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class TrainingLogger(BaseLogger):
         on_update: Callable[[], None],
         take_losses: Callable[[], Record] = dict,
     ) -> None:
-        # An interval of zero, because Tianshou counts iterations where it says update steps and
-        # would pass on the first gradient step of each only.
+        # The interval is zero because Tianshou counts iterations instead of update steps and would
+        # otherwise report only the first gradient step of each iteration.
         super().__init__(training_interval=0, update_interval=0)
         self.iteration, self.env_steps, self.gradient_steps = position
         self.metrics = JsonLines(folder / "metrics.jsonl", lines[0], glossary)
@@ -96,7 +96,7 @@ class TrainingLogger(BaseLogger):
     # -- what Tianshou's trainer calls ----------------------------------------------------------
 
     def log_training_data(self, log_data: dict[str, Any], step: int) -> None:
-        """Keeps the statistics of a collection."""
+        """Stores the statistics of a collection."""
         returns, lengths = log_data["returns_stat"], log_data["lens_stat"]
         self.record |= {
             "collect/episodes": log_data["n_collected_episodes"],
@@ -111,7 +111,7 @@ class TrainingLogger(BaseLogger):
         self.env_steps = step
 
     def log_update_data(self, log_data: dict[str, Any], step: int) -> None:
-        """Keeps the losses of a gradient step where it reports any."""
+        """Stores the losses of a gradient step if it reports any."""
         self.gradient_steps += 1
         self.seconds_update += log_data["train_time"]
         for name, value in (log_data["losses"] or {}).items():
@@ -127,7 +127,7 @@ class TrainingLogger(BaseLogger):
     ) -> None:
         """Writes the iteration's record, then lets the run save a checkpoint."""
         self.iteration = epoch
-        # An iteration may make fewer gradient steps than a report takes.
+        # An iteration may have fewer gradient steps than a report covers.
         for name, value in self.take_losses().items():
             self.record[f"update/{name}"] = value
         position: Record = {

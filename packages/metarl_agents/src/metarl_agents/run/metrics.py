@@ -1,73 +1,73 @@
-"""Every logged metric and what it is."""
+"""Definitions of all logged metrics."""
 
 from metarl_agents.registry import find_agent
 
-#: Columns of metrics.jsonl: the same in every repetition of a run on CPU.
+#: Columns of metrics.jsonl: identical in every repetition of a run on a CPU.
 GLOSSARY: dict[str, str] = {
-    "iteration": "meta-iterations finished: a collection followed by its gradient steps",
-    "env_steps": "environment steps collected so far, the initial ones included",
+    "iteration": "finished meta-iterations; each is a collection followed by its gradient steps",
+    "env_steps": "environment steps collected so far, including the initial ones",
     "gradient_steps": "gradient steps taken so far",
     "collect/episodes": "episodes collected in the iteration",
     "collect/episode_length": "mean number of steps of those episodes",
-    "collect/return_mean": "mean undiscounted return of those episodes, sampled actions",
+    "collect/return_mean": "mean undiscounted return of those episodes, with sampled actions",
     "collect/return_std": "standard deviation of those returns",
     "collect/return_min": "smallest of those returns",
     "collect/return_max": "largest of those returns",
-    "collect/return_prior": "mean return of the episodes that acted on z from the prior",
-    "collect/return_posterior": "mean return of the episodes that acted on z from the posterior",
+    "collect/return_prior": "mean return of the episodes with z from the prior",
+    "collect/return_posterior": "mean return of the episodes with z from the posterior",
     "collect/return_task": "mean return of the episodes that observed the task",
     "collect/return_exploring": "mean return of the episodes with exploration noise or sampled actions",
-    "collect/return_warm_up": "mean return of the episodes that fill the episode buffer, acted on h = 0",
+    "collect/return_warm_up": "mean return of the episodes that fill the episode buffer, with h = 0",
     "collect/return_before": "mean return of the episodes before any adaptation",
     "collect/return_between": "mean return of the episodes between two adaptation steps, or first and last",
-    "collect/return_after": "mean return of the episodes after the last step of adaptation",
-    "collect/return_first": "mean return of the first episodes of trials of a recurrent agent",
-    "collect/return_last": "mean return of the last episodes of such trials",
-    "update/critic_loss": "sum of both critics' mean squared errors, scaled rewards",
+    "collect/return_after": "mean return of the episodes after the last adaptation step",
+    "collect/return_first": "mean return of the first episodes of a recurrent agent's trials",
+    "collect/return_last": "mean return of the last episodes of those trials",
+    "update/critic_loss": "sum of both critics' mean squared errors, for scaled rewards",
     "update/temperature": "entropy coefficient alpha before the gradient step",
     "update/target_value": "mean of the critics' targets",
-    "update/policy_value": "mean of Q1(s, pi(s)) at the last step of the actor",
-    "update/value_loss": "mean squared error of the value network, scaled rewards",
-    "update/actor_loss": "mean of log pi(a|s) - min Q(s, a) with the penalties added",
-    "update/kl": "KL of the posteriors from N(0, I), summed over tasks and latent dimensions",
+    "update/policy_value": "mean of Q1(s, pi(s)) at the actor's last gradient step",
+    "update/value_loss": "mean squared error of the value network, for scaled rewards",
+    "update/actor_loss": "mean of log pi(a|s) - min Q(s, a), plus the penalties",
+    "update/kl": "KL divergence of the posteriors from N(0, I), summed over tasks and dimensions of z",
     "update/posterior_variance": "mean variance of the posteriors in training",
-    "update/adapter_loss": "mean squared error of predicted heads; 1 is what the mean head would have",
+    "update/adapter_loss": "mean squared error of predicted heads; always predicting the mean head gives 1",
     "update/head_scale": "root mean square deviation of the tasks' heads from their mean",
-    "update/surrogate": "outer surrogate loss, mean over tasks; of a trust-region step, after it",
-    "update/policy_kl": "mean KL of the outer policies from those that acted, mean over tasks",
-    "update/start_kl": "the same of the policy before adaptation",
+    "update/surrogate": "outer surrogate loss, mean over tasks; with a trust region, after the step",
+    "update/policy_kl": "mean KL divergence of the outer policies from the acting ones, mean over tasks",
+    "update/start_kl": "the same for the policy before adaptation",
     "update/kl_penalty": "eta, the weight of update/start_kl in the loss",
-    "update/step_length": "fraction of the full trust-region step that was taken; 0 if refused",
+    "update/step_length": "fraction of the full trust-region step that was taken; 0 if it was rejected",
     "update/action_std": "mean standard deviation of actions, before adaptation",
-    "update/embedding_square": "mean square of the task embeddings' entries",
-    "update/step_size": "mean absolute step size of the parameters that adapt",
-    "update/entropy": "mean of -log pi(a|s), nats, after the tanh",
+    "update/embedding_square": "mean square of the entries of the task embeddings",
+    "update/step_size": "mean absolute step size of the adapted parameters",
+    "update/entropy": "mean of -log pi(a|s) in nats, after the tanh",
 }
 
-#: Columns of timing.jsonl: what differs between repetitions.
+#: Columns of timing.jsonl: values that differ between repetitions.
 TIMING_GLOSSARY: dict[str, str] = {
-    "iteration": "meta-iterations finished",
+    "iteration": "finished meta-iterations",
     "seconds": "wall-clock seconds since the process started or resumed the run",
-    "seconds_collect": "of these, seconds spent collecting",
+    "seconds_collect": "of these, seconds spent in collection",
     "seconds_update": "of these, seconds spent in gradient steps",
 }
 
-#: Columns of evaluations.jsonl, one line per evaluation and protocol while training.
+#: Columns of evaluations.jsonl: one line per evaluation and protocol during training.
 EVALUATION_GLOSSARY: dict[str, str] = {
-    "iteration": "meta-iterations finished",
+    "iteration": "finished meta-iterations",
     "env_steps": "environment steps of training so far",
     "protocol": "name of the protocol",
-    "evaluate/return": "IQM over tasks of the scored episodes' return",
+    "evaluate/return": "IQM over tasks of the return of the scored episodes",
     "evaluate/return_low": "lower end of its 95 % bootstrap interval",
-    "evaluate/return_high": "upper end",
-    "evaluate/first_return": "IQM over tasks of the trial's first episode",
-    "evaluate/success": "fraction of scored episodes with success at some step",
+    "evaluate/return_high": "upper end of that interval",
+    "evaluate/first_return": "IQM over tasks of the return of the first episode of a trial",
+    "evaluate/success": "fraction of scored episodes with success at any step",
     "evaluate/new_steps": "MQL: transitions of the new task, mean over tasks",
     "evaluate/weight": "MQL: mean propensity weight beta of old data",
     "evaluate/weight_used": "MQL: fraction of old data with a weight above the floor",
     "evaluate/ess": "MQL: normalised effective sample size of old data",
     "evaluate/proximal": "MQL: weight lambda of the proximal term",
-    "evaluate/distance": "MQL: squared distance of the adapted actor from the meta-trained one",
+    "evaluate/distance": "MQL: squared distance of the adapted actor's parameters from the meta-trained ones",
 }
 
 

@@ -1,4 +1,4 @@
-"""Evaluations while a run trains: the test curve."""
+"""Evaluations during training, which give the test curve of a run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FILE = "evaluations.jsonl"
 
 
 class Monitor:
-    """Evaluates the newest checkpoint of a run every so often and keeps the figures.
+    """Evaluates the newest checkpoint of a run at regular intervals and records the results.
 
-    Each evaluation loads the agent from the checkpoint, so that it can neither disturb the run nor
-    depend on when it happens: an interrupted run has the same curve as an uninterrupted one.
+    Each evaluation loads the agent from the checkpoint. It can therefore not affect the run, and an
+    interrupted run has the same curve as an uninterrupted one.
 
     Args:
         folder: the run's directory.
@@ -58,7 +58,7 @@ class Monitor:
         self.records = [r for r in map(json.loads, kept) if r["iteration"] <= iteration]
 
     def due(self, iteration: int, finished: bool) -> bool:
-        """Whether an evaluation follows this iteration, and is not there yet."""
+        """Whether an evaluation is due after this iteration and has not been recorded yet."""
         wanted = self.every and (iteration % self.every == 0 or finished)
         return bool(wanted) and all(r["iteration"] != iteration for r in self.records)
 
@@ -90,7 +90,7 @@ class Monitor:
 
 
 def environment_arguments(config: RunConfig, threads: int) -> dict[str, Any]:
-    """What the environments of a run's evaluations are given: threads, and its time limit if it has one."""
+    """Arguments of the environments of a run's evaluations: threads and, if it is set, the time limit."""
     arguments = {"num_threads": threads}
     if isinstance(config, OnPolicyConfig) and config.horizon:
         arguments["max_episode_steps"] = config.horizon
@@ -98,7 +98,7 @@ def environment_arguments(config: RunConfig, threads: int) -> dict[str, Any]:
 
 
 def check_evaluations(config: RunConfig, family: metarl_envs.Family) -> None:
-    """Fails early when the evaluations of a run could not be made.
+    """Raises an error early if the evaluations of a run are not possible.
 
     Raises:
         ConfigError: for an unknown protocol, or a split the family does not have.
@@ -127,6 +127,6 @@ def find_protocol(protocol: str | evaluation.Protocol) -> evaluation.Protocol:
 
 
 def diagnostics(agent: Any) -> list[dict[str, float]]:
-    """What the agent's adaptation did, one entry per trial and task; empty where it does not say."""
+    """Diagnostics of the agent's adaptation, one entry per trial and task; empty if it has none."""
     records: list[dict[str, float]] = agent.diagnostics() if hasattr(agent, "diagnostics") else []
     return records

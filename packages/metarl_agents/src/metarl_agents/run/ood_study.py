@@ -1,9 +1,9 @@
 """MQL's out-of-distribution study as one resumable experiment.
 
-Fakoor et al. 2020 (arXiv:1910.00125), appendix B: half-cheetahs meta-trained on target velocities below
-2.5 m/s (medium) or 1.5 m/s (hard) and tested on [2.5, 3], with 200 steps of the new task for adaptation,
-with 1200, and with one long episode of 800. The paper plots, over meta-training, the return of MQL beside
-TD3-context's, and the proximal weight lambda and the propensity weight beta of adaptation (Figs. 6 to 8).
+Fakoor et al. 2020 (arXiv:1910.00125), appendix B: half-cheetahs are meta-trained on target velocities
+below 2.5 m/s (medium) or 1.5 m/s (hard) and tested on [2.5, 3]. Adaptation uses 200 steps of the new task,
+1200 steps, or one long episode of 800 steps. The paper plots, over meta-training, the returns of MQL and
+TD3-context, and the proximal weight lambda and the propensity weight beta of adaptation (Figs. 6 to 8).
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 @dataclass(frozen=True)
 class OODStudy:
-    """What is run.
+    """Settings of the study.
 
     Attributes:
-        folder: where the runs and the result go.
-        preset: values of MQL's configuration.
+        folder: folder for the runs and the result.
+        preset: preset of MQL's configuration.
         seed: seed of the runs.
-        steps: environment steps of each run in place of the preset's.
+        steps: environment steps of each run, instead of the preset's number.
         overrides: `key=value` texts that change MQL's configuration.
-        evaluations: evaluations along meta-training, one after each equal part of it.
+        evaluations: number of evaluations during meta-training, at equal intervals.
         seeds: seeds of the final evaluations' trials.
         families: ids of families with a split "ood".
-        budgets: protocols, which say what there is for adaptation.
+        budgets: names of protocols, which set the data available for adaptation.
         threads: threads of PyTorch and of the simulator.
     """
 
@@ -64,26 +64,26 @@ class OODStudy:
     threads: int = 1
 
     def run(self, *, progress: bool = True, say: Callable[[str], None] = print) -> Path | None:
-        """Trains what is not trained yet, evaluates, and writes `study.json` and `study.png`.
+        """Trains the runs that are not finished, evaluates them, and writes `study.json` and `study.png`.
 
-        Called again after an interruption it goes on where it was.
+        Call it again to continue after an interruption.
 
         Returns:
             The written JSON, or None when training was interrupted.
 
         Raises:
-            ConfigError: for a family without shifted tasks, or an unknown protocol or key.
+            ConfigError: for a family without a split "ood", or an unknown protocol or key.
         """
         for family_id in self.families:
             if "ood" not in metarl_envs.family(family_id).splits:
-                raise ConfigError(f"{family_id} has no split 'ood' to be studied on")
+                raise ConfigError(f"{family_id} has no split 'ood', which the study requires")
         for budget in self.budgets:
             find_protocol(budget)
         results: dict[str, Any] = {}
         for family_id in self.families:
             result = self._train(family_id, progress)
             if not result.finished:
-                say(f"stopped: {result.run_dir}  (the same command continues)")
+                say(f"stopped: {result.run_dir}  (continue: run the same command again)")
                 return None
             results[family_id] = {
                 budget: self._evaluate(result.run_dir, budget, say) for budget in self.budgets
@@ -110,7 +110,7 @@ class OODStudy:
         )
 
     def _overrides(self, family_id: str) -> list[str]:
-        """The run's overrides, evaluations along the way included."""
+        """The run's overrides, including those for evaluations during training."""
         values = parse_overrides(self.overrides)
         if self.steps is not None:
             values["total_env_steps"] = str(self.steps)
@@ -129,7 +129,7 @@ class OODStudy:
         return [f"{key}={value}" for key, value in values.items()]
 
     def _evaluate(self, run_dir: Path, budget: str, say: Callable[[str], None]) -> dict[str, Any]:
-        """MQL beside TD3-context, which is the same networks without adaptation."""
+        """Compares MQL with TD3-context, which has the same networks without adaptation."""
         adapted, plain = (
             evaluate_run(
                 run_dir,
@@ -157,7 +157,7 @@ class OODStudy:
     def _plot(self) -> None:
         """Return, lambda and beta over meta-training: a row per family, a line per budget."""
         columns = {
-            "evaluate/return": "return on the shifted tasks",
+            "evaluate/return": "return on the ood tasks",
             "evaluate/proximal": "lambda",
             "evaluate/weight": "beta",
         }

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, clean lines everywhere else."""
+"""Progress of a run: a bar on a terminal, otherwise plain lines."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metarl_agents.run.logger import Record
 
-#: Seconds between lines where there is no bar.
+#: Seconds between lines if there is no bar.
 LINE_SECONDS = 10.0
 
 
@@ -17,11 +17,11 @@ class RunProgress:
     """Shows steps, rate, time left and the current return.
 
     Args:
-        log: file that gets a line every ten seconds and at the end.
+        log: log file; a line is written every ten seconds and at the end.
         total: environment steps of the run.
         done: environment steps already taken.
         updates_per_iteration: gradient steps of one iteration.
-        shown: whether anything goes to the terminal or standard error.
+        shown: whether to write to the terminal or standard error.
     """
 
     def __init__(self, log: Path, *, total: int, done: int, updates_per_iteration: int, shown: bool) -> None:
@@ -55,9 +55,9 @@ class RunProgress:
             self.bar.update(self.task, state=self._state())
 
     def iteration(self, record: Record) -> None:
-        """Takes over the record of a finished iteration."""
+        """Updates the progress with the record of a finished iteration."""
         self.env_steps = int(record["env_steps"])
-        # Of agents that adapt within an iteration, what they earn afterwards.
+        # For agents that adapt within an iteration, the return after adaptation.
         self.current_return = record.get("collect/return_after", record["collect/return_mean"])
         self.updates = 0
         if self.bar is not None:

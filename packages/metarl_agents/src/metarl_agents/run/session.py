@@ -64,7 +64,7 @@ class Session:
             threads=description["threads"],
         )
         signals.on_first = lambda: self.shown.message(
-            "stopping after this iteration; signal again to stop at the last checkpoint"
+            "stopping after this iteration; a second signal stops at the last checkpoint"
         )
 
     def _restore(self) -> tuple[bool, tuple[int, int, int], tuple[int, int]]:
@@ -110,9 +110,9 @@ class Session:
                 trainer.execute_epoch()
             if logger.iteration == 0 and self.finished:
                 self.shown.message(
-                    f"nothing was learned: the initial {self.initial_steps:,} steps on the training tasks "
-                    f"are all that {self.config.total_env_steps:,} steps allow, and no iteration followed "
-                    f"them; give more than {self.initial_steps:,} steps, or fewer initial ones"
+                    f"the agent is untrained: of {self.config.total_env_steps:,} steps, the initial ones on "
+                    f"the training tasks already take {self.initial_steps:,}, so no iteration was run; use "
+                    f"more than {self.initial_steps:,} steps, or fewer initial ones"
                 )
         finally:
             logger.finalize()

@@ -1,4 +1,4 @@
-"""Training runs: a directory that holds everything, and can be resumed."""
+"""Training runs. The directory of a run is self-contained, and the run can be resumed."""
 
 import shlex
 import sys
@@ -31,16 +31,16 @@ from metarl_agents.run.signals import handled_signals
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a call of `train` or `resume` ended.
+    """Result of a call of `train` or `resume`.
 
     Attributes:
         run_dir: the run's directory.
-        finished: false when the run was interrupted; `resume` goes on.
-        learned: false when the initial steps were all the run was to make, so that it has no
-            iteration and its agent is untrained.
-        iterations: iterations done, earlier calls included.
-        env_steps: environment steps done, earlier calls included.
-        gradient_steps: gradient steps done, earlier calls included.
+        finished: false if the run was interrupted; `resume` continues it.
+        learned: false if the initial steps reached the run's number of steps, so that there was no
+            iteration and the agent is untrained.
+        iterations: finished iterations, including those of earlier calls.
+        env_steps: environment steps, including those of earlier calls.
+        gradient_steps: gradient steps, including those of earlier calls.
         seconds: wall-clock seconds of this call.
     """
 
@@ -66,24 +66,24 @@ def train(
     progress: bool = True,
     threads: int = 1,
 ) -> RunResult:
-    """Trains an agent on a family and leaves a run directory.
+    """Trains an agent on a family and writes a run directory.
 
     Args:
         agent: name of the agent, see `metarl_agents.AGENTS`.
         env_id: id of the family, e.g. "MetaPoint-Goal-v0".
-        preset: "fast", which learns something real on two CPU cores, or "paper".
-        seed: decides every random choice of the run.
-        steps: environment steps in place of the preset's; whole iterations are run, and none where
-            the initial steps are as many.
-        device: where networks live, e.g. "cpu" or "cuda".
+        preset: "fast", which is sized for two CPU cores, or "paper".
+        seed: seed of all random numbers of the run.
+        steps: environment steps, instead of the preset's number; only whole iterations are run, and
+            none if the initial steps are as many.
+        device: device of the networks, e.g. "cpu" or "cuda".
         out: the run's directory, new or empty; by default `runs/<agent>/<env_id>/<preset>-<seed>`.
         overrides: `key=value` texts that change the configuration.
         progress: whether to show progress; the run's log file is written in any case.
         threads: threads of PyTorch and of the simulator.
 
     Returns:
-        What was done. After SIGINT or SIGTERM the running iteration is finished and saved, and
-        `finished` is false; a second signal stops at the checkpoint before.
+        The result. After SIGINT or SIGTERM, the current iteration is finished and saved, and
+        `finished` is false; a second signal stops at the previous checkpoint.
 
     Raises:
         ConfigError: for unknown names or values out of range.
@@ -100,9 +100,7 @@ def train(
     products = choose_products(config.matrix_products, device)
     folder = Path(out) if out is not None else Path("runs") / agent / env_id / f"{preset}-{seed}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(
-            f"{folder} is not empty: give another directory, or continue the run in it with resume"
-        )
+        raise RunError(f"{folder} is not empty: use another directory, or continue the run in it with resume")
     description = {
         "agent": agent,
         "env_id": env_id,
@@ -111,13 +109,13 @@ def train(
         "seed": seed,
         "device": device,
         "threads": threads,
-        # Without the folder the program lies in, which means nothing on another machine.
+        # Without the folder of the program, which has no meaning on another machine.
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.to_dict(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "versions.json", versions(family) | {"matrix_products": products})
-    # Last, because its presence is what makes a directory a run.
+    # Last, because a directory that contains this file is a run.
     write_json(folder / "config.json", description)
     return _run(folder, description, config, progress, products)
 
@@ -125,10 +123,10 @@ def train(
 def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     """Continues an interrupted run from its newest checkpoint, or from the start without one.
 
-    On CPU, with the versions the run was started with, it ends with the same weights and the same
-    `metrics.jsonl` as if it had never been interrupted. What computes matrix products stays what
-    the run was started with, whatever this machine would choose; where that is not to be had, the
-    run says so and goes on with PyTorch's default.
+    On a CPU, with the same package versions, the weights and `metrics.jsonl` at the end are the same
+    as without an interruption. The library for matrix products stays the one with which the run was
+    started, regardless of this machine's choice; if it is not available, the run reports this and
+    continues with PyTorch's default.
 
     Raises:
         RunError: when the directory is not a run.
@@ -140,8 +138,8 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     if products == "onednn" and (reason := reason_against_onednn()) is not None:
         products = "default"
         note = (
-            f"the run was started with matrix products by oneDNN, and {reason}; it goes on with PyTorch's "
-            "default, so its numbers differ from an uninterrupted run's by rounding"
+            f"the run was started with oneDNN for matrix products, but {reason}; it continues with PyTorch's "
+            "default, so its results differ from those of an uninterrupted run by rounding"
         )
     return _run(folder, description, config, progress, products, note)
 

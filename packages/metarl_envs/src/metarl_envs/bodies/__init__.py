@@ -1,4 +1,4 @@
-"""The bodies, one module each, found by the name that a specification gives."""
+"""The bodies, one module each, and their names in specifications."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BODIES = {
     "walker2d": "metarl_envs.bodies.planar_runner:Walker2d",
     "wheeled": "metarl_envs.bodies.wheeled:Wheeled",
 }
-"""Body name in a specification -> where its class is. Imported on use, because most need MuJoCo."""
+"""Body name in a specification -> module and class. Imported on use, because most need MuJoCo."""
 
 
 def body_class(name: str) -> type[Body]:

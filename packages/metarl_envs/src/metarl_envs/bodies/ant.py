@@ -1,4 +1,4 @@
-"""The ants: a torso on four two-joint legs, in three sizes of history."""
+"""The ants: a torso with four legs of two joints each, in three historical versions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _POSTURE = (
     Row(8, "joint angles: hip and ankle 1, 2, 3, 4", "rad"),
 )
 _WHOLE = (Row(3, "world position of the torso", "m"), *_POSTURE, *_VELOCITIES)
-_NEVER_ENDS = "Never, except that a simulation which diverges ends (`info['diverged']`)."
+_NEVER_ENDS = "Only when a simulation diverges (`info['diverged']`)."
 
 
 def _gymnasium_ant() -> mujoco.MjSpec:
@@ -49,8 +49,8 @@ class Ant(InPlane, MujocoBody):
 
     actions = tuple(Row(1, f"torque at {motor}, × 150", "N·m") for motor in _MOTORS)
     start_text = (
-        "The model's default pose (torso at 0.75 m, joints at 0); every position plus U[-0.1, 0.1]"
-        " (x, y, z and the quaternion included), every velocity 0.1 · N(0, 1)."
+        "The model's default pose (torso at 0.75 m, joints at 0) with noise U[-0.1, 0.1] on every position"
+        " (including x, y, z and the quaternion). Every velocity is 0.1 · N(0, 1)."
     )
     info_keys = {  # noqa: RUF012
         "x_position": "position of the torso along x after the step, m",
@@ -72,14 +72,14 @@ class Ant(InPlane, MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.01 s per step.
-            contact_terms: observe the contact forces (84 more numbers) and report them to the objective.
-            observe_position: whether the observation has the torso's x and y.
-            healthy_height: bounds of the torso's height between which an episode goes on.
-            inertia: masses and inertias of the capsules by today's engine (`current`), or by those before
-                MuJoCo 2.1.2 (`legacy`).
+            contact_terms: whether to observe contact forces (84 more numbers); the objective receives them.
+            observe_position: whether the observation contains the torso's x and y.
+            healthy_height: bounds of the torso's height; outside them, the episode ends.
+            inertia: rule for the masses and inertias of capsules: that of current MuJoCo (`current`), or that
+                of versions before 2.1.2 (`legacy`).
         """
         spec = _gymnasium_ant()
         if inertia == "legacy":
@@ -109,7 +109,7 @@ class Ant(InPlane, MujocoBody):
         return rows
 
     def observe(self, out: NDArray[np.floating]) -> None:
-        """Writes positions, velocities and, if asked for, the clipped contact wrenches."""
+        """Writes positions, velocities and, if selected, the clipped contact wrenches."""
         split = 15 - self._first
         out[:, :split] = self.engine.qpos[:, self._first :]
         out[:, split : split + 14] = self.engine.qvel
@@ -133,18 +133,18 @@ class Ant(InPlane, MujocoBody):
 
 
 class AntShort(ShortBody):
-    """N ants of the rllab lineage: the same body on an older engine's inertias, softer contacts, 0.02 s.
+    """N ants of the rllab lineage: inertias of an older engine, softer contacts, steps of 0.02 s.
 
-    With a dynamics, the second task parameter says whether it holds: `low_friction` scales the friction of
-    every geom, the floor included, because contacts take the larger of two; `crippled` cuts both motors of a
-    leg off.
+    If `dynamics` is set, the second task parameter says whether it is active. `low_friction` scales the
+    friction of every geom, including the floor's, because a contact uses the larger of two coefficients.
+    `crippled` disables both motors of a leg.
     """
 
     actions = Ant.actions
     healthy_height = (0.2, 1.0)
     start_text = (
-        "The torso at 0.55 m, ankles bent by 1 rad; every position plus 0.01 · N(0, 1) (the quaternion"
-        " included), every velocity 0.1 · N(0, 1)."
+        "The torso at 0.55 m and ankles bent by 1 rad, with noise 0.01 · N(0, 1) on every position (including"
+        " the quaternion). Every velocity is 0.1 · N(0, 1)."
     )
     end_text = "When the torso's height leaves [0.2, 1.0] m, or a simulation diverges."
     state_rows = _WHOLE
@@ -162,12 +162,12 @@ class AntShort(ShortBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.02 s per step.
             dynamics: None, `low_friction` or `crippled`.
-            friction: the factor on all friction coefficients where friction is low.
-            leg: the leg that may be dead, 1 to 4.
+            friction: factor on all friction coefficients if friction is low.
+            leg: the leg that is disabled by `crippled`, 1 to 4.
         """
         # rllab's file differs from Gymnasium's in the time step and the contacts' impedance.
         spec = _gymnasium_ant()
@@ -186,19 +186,19 @@ class AntShort(ShortBody):
             self.engine.vary("geom_friction")
 
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
-        """Sets the friction, where the family varies it."""
+        """Sets the friction, if the family varies it."""
         if self._dynamics == "low_friction":
             factors = np.where(vectors[:, 1] > 0, self._friction, 1.0)
             self.engine.vary("geom_friction")[ids] = self._full_friction * factors[:, None, None]
 
     def actuate(self, actions: Array, vectors: Array) -> Array:
-        """Zeroes the motors of a dead leg; costs are charged on what is left."""
+        """Sets the actions of a disabled leg to zero; costs are computed from the result."""
         if self._dynamics != "crippled":
             return actions
         return np.where((vectors[:, 1:2] > 0) & self._dead_motors, 0.0, actions)
 
     def observe(self, out: NDArray[np.floating]) -> None:
-        """Writes the torso's rotation matrix, and the rest."""
+        """Writes the observation, including the torso's rotation matrix."""
         super().observe(out)
         out[:, 29:38] = self.engine.derived("xmat")[:, self._torso]
 
@@ -209,7 +209,7 @@ class SmallAnt(InPlane, MujocoBody):
     actions = tuple(Row(1, f"servo velocity at {motor}, × 50", "rad/s") for motor in _MOTORS)
     position_noise = velocity_noise = 0.0
     view: ClassVar[View] = View(distance=3.0, elevation=-35.0, marker=0.08)
-    start_text = "The torso at (0, 0, 0.25) m, ankles bent by 1 rad, at rest; no noise."
+    start_text = "The torso at (0, 0, 0.25) m, ankles bent by 1 rad, at rest, without noise."
     info_keys = Ant.info_keys
     observations = _WHOLE
 
@@ -217,10 +217,10 @@ class SmallAnt(InPlane, MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.01 s per step.
-            termination: `never`, or `legacy`: when the torso's height leaves [0.15, 0.45] m.
+            termination: `never`, or `legacy`: an episode ends when the torso's height leaves [0.15, 0.45] m.
         """
         spec = own_spec("small_ant.xml")
         use_legacy_capsule_inertia(spec)
@@ -228,8 +228,8 @@ class SmallAnt(InPlane, MujocoBody):
         super().__init__(model, num, num_threads, frame_skip, start=(0, 0, 0.25, 1, 0, 0, 0, *_BENT))
         self._healthy_height = (0.15, 0.45) if termination == "legacy" else None
         self.end_text = (  # type: ignore[misc]
-            f"{_NEVER_ENDS} With `termination='legacy'`, on arrival and when the torso's height leaves"
-            " [0.15, 0.45] m."
+            f"{_NEVER_ENDS} With `termination='legacy'`, also when the goal is reached or the torso's"
+            " height leaves [0.15, 0.45] m."
         )
 
     def observe(self, out: NDArray[np.floating]) -> None:

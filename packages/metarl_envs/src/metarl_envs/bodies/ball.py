@@ -17,7 +17,7 @@ from metarl_envs.simulation.rendering import View
 BOX_HALF_SIZE = 0.25  # m; our choice: a little larger than the ball, whose radius is 0.2
 _BOX_MASS = 1.0  # kg; our choice: the ball weighs 21
 _ROOM = 4.0  # m; IWPA, appendix B: uniform in the room of 8 m by 8 m
-_APART = 1.0  # m; our choice: the ball starts clear of the box
+_APART = 1.0  # m; our choice: the minimum distance of the ball from the box at the start
 _KINEMATIC = ("walker/sensor_torso_gyro", "walker/sensor_torso_vel", "walker/sensor_torso_accel")
 
 
@@ -36,25 +36,25 @@ def compose() -> Any:
 
 @composed_once
 def build_model() -> mujoco.MjModel:
-    """Returns the compiled model with the kinematic sensors alone."""
+    """Returns the compiled model with only the kinematic sensors."""
     return compile_composed(compose(), _KINEMATIC)
 
 
 class MoveBoxBall(MujocoBody):
     """N jumping balls, each with a box. The tracked point is the box.
 
-    The first two task parameters say where the box starts. Of dm_control's observables those are left out
-    that are constant (the end effector is the head itself) or that others hold (height and z axis).
+    The first two task parameters are the initial position of the box. dm_control's observables are omitted if
+    they are constant (the end effector is the head itself) or contained in others (height and z axis).
     """
 
     actions = (
         Row(1, "torque that rolls the ball, × 50", "N·m"),
         Row(1, "torque that turns the head, × 30", "N·m"),
-        Row(1, "force that kicks off the floor, × 1000", "N"),
+        Row(1, "force that pushes the ball off the floor, × 1000", "N"),
     )
     start_text = (
-        "The box at the task's place, at rest; the ball uniform in the square [-4, 4]² at least 1 m from it,"
-        " facing along x as in dm_control, at rest."
+        "The box is at rest at the position given by the task. The ball is at rest and uniform in the square"
+        " [-4, 4]², at least 1 m from the box, and faces along x, as in dm_control."
     )
     end_text = "At success, or when a simulation diverges."
     info_keys: ClassVar[dict[str, str]] = {
@@ -65,7 +65,7 @@ class MoveBoxBall(MujocoBody):
     }
     observations = (
         Row(1, "extension of the kicking joint", "m"),
-        Row(1, "its velocity", "m/s"),
+        Row(1, "velocity of the kicking joint", "m/s"),
         Row(3, "angular velocity of the head in its own frame (gyroscope)", "rad/s"),
         Row(3, "velocity of the head in its own frame (velocimeter)", "m/s"),
         Row(3, "acceleration of the head in its own frame, one substep (5 ms) old", "m/s²"),
@@ -82,8 +82,8 @@ class MoveBoxBall(MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.005 s per step.
         """
         super().__init__(build_model(), num, num_threads, frame_skip, fresh=True)
@@ -97,11 +97,11 @@ class MoveBoxBall(MujocoBody):
             self.engine.derived(name)
 
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
-        """Notes where the boxes start, from the next episode on."""
+        """Stores the initial positions of the boxes, used from the next episode on."""
         self._boxes[ids] = vectors[:, :2]
 
     def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
-        """Places each box, and each ball away from it."""
+        """Places each box, and each ball at a distance from it."""
         qpos = np.tile(self._start, (len(ids), 1))
         for k, generator in enumerate(generators):
             box = self._boxes[ids[k]]

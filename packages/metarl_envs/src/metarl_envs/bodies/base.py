@@ -1,4 +1,4 @@
-"""What a body is: N copies of one robot, stepped together."""
+"""The interface of a body: N copies of one robot, stepped together."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Ids = NDArray[np.int64]
 
 
 def outside(values: NDArray[np.floating], bounds: Sequence[float]) -> Mask:
-    """Returns which values are not within closed bounds; NaN is not."""
+    """Returns which values lie outside closed bounds; NaN does."""
     result: Mask = ~((values >= bounds[0]) & (values <= bounds[1]))
     return result
 
 
 def if_any(mask: Mask) -> Mask | None:
-    """Returns the mask, or None where it selects nothing."""
+    """Returns the mask, or None if it selects nothing."""
     return mask if np.count_nonzero(mask) else None
 
 
@@ -39,9 +39,9 @@ class Row:
 
 
 class Body(ABC):
-    """N copies of one robot: how they start, move and are observed.
+    """N copies of one robot: initial states, dynamics and observations.
 
-    A subclass writes the robot once, batched over N simulations. Actions arrive clipped to [-1, 1].
+    A subclass implements the robot once, batched over N simulations. Actions are already clipped to [-1, 1].
 
     Attributes:
         num: the number of simulations N.
@@ -55,10 +55,10 @@ class Body(ABC):
     end_text: ClassVar[str]
     """When an episode terminates (the time limit truncates)."""
     info_keys: ClassVar[dict[str, str]] = {}
-    """Keys of `info` that the body fills, and what they mean."""
+    """The body's keys of `info`, and their meanings."""
 
     reports_contact_forces: bool = False
-    """Whether `contact_forces` returns any."""
+    """Whether `contact_forces` returns an array."""
 
     num: int
     dt: float
@@ -79,7 +79,7 @@ class Body(ABC):
 
         Args:
             ids: the simulations, sorted, `(n,)`.
-            generators: one per entry of `ids`; simulation `ids[k]` draws from `generators[k]` alone.
+            generators: one per entry of `ids`; simulation `ids[k]` uses only `generators[k]`.
         """
 
     @abstractmethod
@@ -109,7 +109,7 @@ class Body(ABC):
         return (after - before) / self.dt
 
     def actuate(self, actions: Array, vectors: Array) -> Array:
-        """Returns the actions that reach the motors, `(N, A)`; they are what costs are charged on.
+        """Returns the actions that reach the motors, `(N, A)`; costs are computed from them.
 
         Args:
             actions: `(N, A)`, clipped to [-1, 1].
@@ -122,7 +122,7 @@ class Body(ABC):
         return None
 
     def set_tasks(self, ids: Ids, vectors: Array) -> None:  # noqa: B027  # most bodies have one physics
-        """Changes the physics of simulations to that of their tasks.
+        """Sets the physics of simulations to that of their tasks.
 
         Args:
             ids: the simulations, sorted, `(n,)`.
@@ -130,13 +130,13 @@ class Body(ABC):
         """
 
     def contact_forces(self) -> Array | None:
-        """Returns contact wrenches per body clipped to [-1, 1], `(N, F)`, if they were asked for."""
+        """Returns contact wrenches per body clipped to [-1, 1], `(N, F)`, if the body reports them."""
         return None
 
     def info(self, position: Array, velocity: Array) -> dict[str, Array]:
         """Returns the values of `info_keys`, each a fresh `(N,)`.
 
-        By default the keys name the first coordinates of the tracked point, in their order.
+        By default, the keys denote the first coordinates of the tracked point, in order.
         """
         return {name: position[:, i].copy() for i, name in enumerate(self.info_keys)}
 
@@ -150,7 +150,7 @@ class Body(ABC):
 
     @property
     def model(self) -> mujoco.MjModel | None:
-        """The compiled model, where the body is a MuJoCo one."""
+        """The compiled model, or None if the body does not use MuJoCo."""
         return None
 
     @abstractmethod
@@ -165,4 +165,4 @@ class Body(ABC):
         """
 
     def close(self) -> None:  # noqa: B027  # most bodies hold nothing
-        """Frees what the body holds."""
+        """Frees the resources of the body."""

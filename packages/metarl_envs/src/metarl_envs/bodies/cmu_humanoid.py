@@ -25,14 +25,14 @@ _HEIGHT = 1.143  # m; dm_control's upright pose of the 2020 model
 _UPRIGHT = (0.859, 1.0, 1.0, 0.859)  # the same, before normalisation
 
 
-_SCALE, _MASS = 1.2, 70.0  # and kg; what makes dm_control's walker of 2020 of its model of 2020
+_SCALE, _MASS = 1.2, 70.0  # and kg; dm_control's 2020 walker is its 2020 model with this scale and mass
 
 
 def compose() -> Any:
     """Returns the root of the composed model: the walker on dm_control's floor.
 
-    The walker is dm_control's CMUHumanoidPositionControlledV2020, whose constructor weighs it with
-    dm_control's `Physics`; here MuJoCo does, which gives the same model and works on its newer versions.
+    The walker is dm_control's CMUHumanoidPositionControlledV2020, whose constructor computes its mass
+    with dm_control's `Physics`. Here MuJoCo computes it; the model is the same, and newer versions work too.
     """
     from dm_control.locomotion.arenas.floors import Floor
     from dm_control.locomotion.walkers.cmu_humanoid import CMUHumanoidPositionControlled
@@ -58,15 +58,15 @@ def compose() -> Any:
 
 @composed_once
 def build_model() -> mujoco.MjModel:
-    """Returns the compiled model with the kinematic sensors alone."""
+    """Returns the compiled model with only the kinematic sensors."""
     return compile_composed(compose(), _SENSORS)
 
 
 class FloorContact:
-    """Which simulations touch the floor with anything but their feet, from where the geoms are.
+    """Finds simulations that touch the floor with anything but their feet, from the positions of the geoms.
 
-    MuJoCo's contact list cannot be bound per simulation. The lowest point of every geom can be computed: a
-    geom touches the plane z = 0 when that point is below it, which is when MuJoCo lists a contact.
+    MuJoCo's contact list cannot be bound per simulation. Instead, the lowest point of every geom is
+    computed. If it is below the plane z = 0, the geom touches the floor; MuJoCo lists the same contacts.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
@@ -93,13 +93,13 @@ class FloorContact:
             if i == floor or not meets or model.geom_bodyid[i] in feet:
                 continue
             if int(model.geom_type[i]) not in groups:
-                raise ValueError(f"the geom {model.geom(i).name} has a shape whose lowest point is not known")
+                raise ValueError(f"the geom {model.geom(i).name} has an unsupported shape")
             groups[int(model.geom_type[i])].append(i)
         self._size = model.geom_size.copy()
 
     @staticmethod
     def _in_foot(model: mujoco.MjModel, body: int) -> bool:
-        """Returns whether a body is a foot or hangs on one, as the toes do."""
+        """Returns whether a body is a foot or a descendant of one, as the toes are."""
         while body:
             if model.body(body).name in ("walker/lfoot", "walker/rfoot"):
                 return True
@@ -107,13 +107,13 @@ class FloorContact:
         return False
 
     def touches(self, xpos: Array, xmat: Array) -> Mask:
-        """Returns which simulations touch the floor otherwise than with their feet.
+        """Returns which simulations touch the floor with anything but their feet.
 
         Args:
             xpos: positions of all geoms, `(N, G, 3)`.
             xmat: their orientations, `(N, G, 9)` or `(N, G, 3, 3)`.
         """
-        up = xmat.reshape(*xmat.shape[:2], 9)[:, :, 6:]  # each geom's axes' heights
+        up = xmat.reshape(*xmat.shape[:2], 9)[:, :, 6:]  # z components of each geom's axes
         size, height = self._size, xpos[:, :, 2]
         b, c, e = self._balls, self._capsules, self._ellipsoids
         low = np.concatenate(
@@ -130,15 +130,15 @@ class FloorContact:
 class CMUHumanoid(ComposedWalker):
     """N humanoids with 56 position servos.
 
-    Of dm_control's observables those are left out that others hold: the end effectors' positions (among the
-    appendages'), the body's height (in the position) and the world's z axis (in the orientation).
+    dm_control's observables are omitted if others contain them: the end effectors' positions (in those of the
+    appendages), the body's height (in the position) and the world's z axis (in the orientation).
     """
 
     root = "walker/root"
     spawn = 4.0  # IWPA, appendix B: 8 m by 8 m
     start_text = (
-        "Upright, joints at 0, facing one way as in dm_control, the root uniform in the square [-4, 4]², at"
-        " rest; of a test task every episode starts at the same place."
+        "Upright and at rest, joints at 0, with one fixed heading, as in dm_control; the root is uniform in"
+        " the square [-4, 4]². All episodes of a test task start at the same position."
     )
     end_text = "At success, when anything but the feet touches the floor, or when a simulation diverges."
     info_keys: ClassVar[dict[str, str]] = {
@@ -150,23 +150,21 @@ class CMUHumanoid(ComposedWalker):
         Row(56, "joint angles, in the order of the actions", "rad"),
         Row(56, "joint velocities, in the same order", "rad/s"),
         Row(56, "activations of the servos' filters (30 ms), in the same order", "1"),
-        Row(15, "positions of right and left forearm, right and left foot, head in the root's frame", "m"),
+        Row(15, "positions of right and left forearm, right and left foot, head, in the root's frame", "m"),
         Row(3, "angular velocity of the root in its own frame (gyroscope)", "rad/s"),
         Row(3, "velocity of the root in its own frame (velocimeter)", "m/s"),
         Row(3, "acceleration of the root in its own frame, one substep (5 ms) old", "m/s²"),
         Row(3, "world position of the root", "m"),
         Row(9, "orientation of the root, rotation matrix by rows", "1"),
     )
-    actions = (
-        Row(56, "wanted angle of a joint within its range; the joints in alphabetical order", "of the range"),
-    )
+    actions = (Row(56, "target angle of a joint, scaled to its range; joints in alphabetical order", "1"),)
 
     def __init__(self, num: int, num_threads: int, frame_skip: int = 10) -> None:
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.005 s per step.
         """
         super().__init__(build_model(), num, num_threads, frame_skip)
@@ -195,6 +193,6 @@ class CMUHumanoid(ComposedWalker):
         out[:, 195:204] = frame
 
     def fallen(self) -> Mask | None:
-        """Looks for geoms below the floor that are not of the feet."""
+        """Finds geoms below the floor that do not belong to the feet."""
         out = self._floor_contact.touches(self.engine.derived("geom_xpos"), self.engine.derived("geom_xmat"))
         return if_any(out)

@@ -1,8 +1,8 @@
-"""Bodies composed from dm_control's walkers, arms and arenas, and stepped without it.
+"""Bodies composed from dm_control's walkers, arms and arenas, and stepped without dm_control.
 
-dm_control builds the model; its `Physics`, composer and suite are used by the parity tests only. A composer's
-step is `mj_step2`, n - 1 `mj_step`, `mj_step1`: the same states as n `mj_step`, with derived fields at the
-new state, which is what a `fresh` engine gives, bit for bit.
+dm_control builds the model; only the parity tests use its `Physics`, composer and suite. A composer's step is
+`mj_step2`, n - 1 `mj_step`, `mj_step1`. This gives the same states as n `mj_step`, with derived fields at the
+new state. A `fresh` engine computes the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def compile_composed(root: Any, sensors: Iterable[str], timestep: float = _PHYSI
 
     Args:
         root: the root of the `dm_control.mjcf` tree.
-        sensors: names of the sensors that are read; the others are left out, because they cost time in every
-            substep and change no state.
+        sensors: names of the sensors that are read; the others are removed, because they take time in every
+            substep and do not affect the state.
         timestep: seconds per substep.
     """
     spec = mujoco.MjSpec.from_string(root.to_xml_string(), assets=root.get_assets())
@@ -49,9 +49,9 @@ def compile_composed(root: Any, sensors: Iterable[str], timestep: float = _PHYSI
 
 
 def composed_once(build: Callable[[], mujoco.MjModel]) -> Callable[[], mujoco.MjModel]:
-    """Makes a function compose its model once per process and return a fresh copy at every call.
+    """Makes a function compose its model once per process and return a new copy at every call.
 
-    Engines and renderers change a model's options, so nobody gets the original.
+    Copies are needed because engines and renderers change a model's options.
     """
     built = cache(build)
 
@@ -63,7 +63,7 @@ def composed_once(build: Callable[[], mujoco.MjModel]) -> Callable[[], mujoco.Mj
 
 
 def sensor_columns(model: mujoco.MjModel, names: Iterable[str]) -> NDArray[np.int64]:
-    """Returns where the values of some sensors are in `sensordata`, in the order of the names."""
+    """Returns the indices of some sensors' values in `sensordata`, in the order of the names."""
     columns: list[int] = []
     for name in names:
         sensor = model.sensor(name)
@@ -78,14 +78,14 @@ def body_ids(model: mujoco.MjModel, names: Iterable[str]) -> NDArray[np.int64]:
 
 
 def egocentric(offsets: Array, frame: Array) -> Array:
-    """Turns offsets in the world into a frame's axes.
+    """Expresses offsets given in world axes in the axes of a frame.
 
-    Products and sums are written out, because a matrix product may round differently for other numbers of
+    Products and sums are written out, because the rounding of a matrix product may depend on the number of
     rows.
 
     Args:
         offsets: `(N, B, 3)`.
-        frame: rotation matrices by rows, `(N, 9)`.
+        frame: rotation matrices, row by row, `(N, 9)`.
 
     Returns:
         `(N, B, 3)`.
@@ -96,7 +96,7 @@ def egocentric(offsets: Array, frame: Array) -> Array:
 
 
 def relative_quaternions(frame: Array, quaternions: Array) -> Array:
-    """Returns orientations relative to a frame's.
+    """Returns orientations relative to that of a frame.
 
     Args:
         frame: quaternions `(N, 4)`.
@@ -120,20 +120,20 @@ def relative_quaternions(frame: Array, quaternions: Array) -> Array:
 
 
 class ComposedWalker(MujocoBody):
-    """N walkers on a floor, whose tracked point is their root body."""
+    """N walkers on a floor. The tracked point is the root body."""
 
     root: ClassVar[str]
     """Name of the root body."""
     spawn: ClassVar[float]
-    """Half-width of the square in which episodes start, in metres."""
+    """Half-width of the square of initial positions, in metres."""
 
     def __init__(self, model: mujoco.MjModel, num: int, num_threads: int, frame_skip: int) -> None:
         """Builds the simulations, with derived fields at the new state.
 
         Args:
             model: the compiled model.
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps per step.
         """
         super().__init__(model, num, num_threads, frame_skip, fresh=True)

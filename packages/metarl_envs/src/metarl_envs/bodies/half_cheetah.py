@@ -1,4 +1,4 @@
-"""The half-cheetah: a planar runner with six motors, from Gymnasium's asset."""
+"""The half-cheetah: a planar robot with six motors, from Gymnasium's asset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarl_envs.bodies.modelling import compile_with_mass, gymnasium_spec, use_
 from metarl_envs.bodies.mujoco_body import MujocoBody, OnLine
 from metarl_envs.bodies.rllab import ShortBody
 
-_TOTAL_MASS = 14.0  # kg; the asset asks for it by a compiler attribute that MuJoCo 4 deprecates
+_TOTAL_MASS = 14.0  # kg; the asset sets it with a compiler attribute that MuJoCo 4 deprecates
 
 
 def _spec(inertia: str) -> mujoco.MjSpec:
@@ -29,18 +29,18 @@ _ACTIONS = (
     Row(1, "torque at the front shin, × 60", "N·m"),
     Row(1, "torque at the front foot, × 30", "N·m"),
 )
-_NEVER_ENDS = "Never, except that a simulation which diverges ends (`info['diverged']`)."
+_NEVER_ENDS = "Only when a simulation diverges (`info['diverged']`)."
 
 
 class HalfCheetah(OnLine, MujocoBody):
-    """N half-cheetahs. It cannot fall in a way that ends an episode."""
+    """N half-cheetahs. Episodes do not end by a fall."""
 
     actions = _ACTIONS
-    start_text = "The model's default pose; every position plus U[-0.1, 0.1], every velocity 0.1 · N(0, 1)."
+    start_text = "The model's default pose, noise U[-0.1, 0.1] on positions. Velocities are 0.1 · N(0, 1)."
     end_text = _NEVER_ENDS
     info_keys = {  # noqa: RUF012
         "x_position": "position of the torso along x after the step, m",
-        "x_velocity": "its finite difference over the step, m/s",
+        "x_velocity": "finite difference of `x_position` over the step, m/s",
     }
 
     def __init__(
@@ -54,12 +54,12 @@ class HalfCheetah(OnLine, MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.01 s per step.
             observation: `compact` (17 numbers) or `legacy` (20, with the torso's world position).
-            inertia: masses and inertias of the capsules by today's engine (`current`), or by those before
-                MuJoCo 2.1.2 (`legacy`).
+            inertia: rule for the masses and inertias of capsules: that of current MuJoCo (`current`), or that
+                of versions before 2.1.2 (`legacy`).
         """
         super().__init__(compile_with_mass(_spec(inertia), _TOTAL_MASS), num, num_threads, frame_skip)
         self._legacy = observation == "legacy"
@@ -69,7 +69,7 @@ class HalfCheetah(OnLine, MujocoBody):
 
     @property
     def observations(self) -> tuple[Row, ...]:
-        """Positions without x, velocities; the legacy layout adds the torso's position."""
+        """Positions without x, and velocities; the legacy layout adds the torso's position."""
         rows: tuple[Row, ...] = (
             Row(1, "height of the torso above its default", "m"),
             Row(1, "pitch of the torso", "rad"),
@@ -80,7 +80,7 @@ class HalfCheetah(OnLine, MujocoBody):
             Row(6, "joint velocities, in the same order", "rad/s"),
         )
         if self._legacy:
-            rows += (Row(3, "torso's world x, y, z, one substep (0.01 s) old", "m"),)
+            rows += (Row(3, "world position x, y, z of the torso, one substep (0.01 s) old", "m"),)
         return rows
 
     def observe(self, out: NDArray[np.floating]) -> None:
@@ -96,20 +96,20 @@ class HalfCheetah(OnLine, MujocoBody):
 
 
 class HalfCheetahShort(ShortBody):
-    """N half-cheetahs of the rllab lineage: a step of one substep."""
+    """N half-cheetahs of the rllab lineage; a step is one substep."""
 
     actions = _ACTIONS
-    start_text = "The model's default pose; every position plus 0.01 · N(0, 1), every velocity 0.1 · N(0, 1)."
+    start_text = "The model's default pose, noise 0.01 · N(0, 1) on positions. Velocities are 0.1 · N(0, 1)."
     end_text = _NEVER_ENDS
 
     def __init__(self, num: int, num_threads: int, frame_skip: int = 1, inertia: str = "legacy") -> None:
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.01 s per step.
-            inertia: as of `HalfCheetah`; these tasks were defined on the older engines.
+            inertia: as for `HalfCheetah`; these tasks were defined on the older engines.
         """
         super().__init__(_spec(inertia), num, num_threads, frame_skip, total_mass=_TOTAL_MASS)
 

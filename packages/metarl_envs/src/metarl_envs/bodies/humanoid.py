@@ -1,4 +1,4 @@
-"""The humanoids: Gymnasium's, and the simple one of rllab."""
+"""The humanoid of Gymnasium and the simple humanoid of rllab."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MOTORS = (
 class Humanoid(InPlane, MujocoBody):
     """N humanoids. The tracked point is the centre of mass of the whole body.
 
-    As in the original, that point is what MuJoCo holds after a step: of the last stage of the Runge-Kutta
-    integrator, some 4e-6 m from that of the new state.
+    As in the original, this is the value that MuJoCo stores after a step. It belongs to the last stage of the
+    Runge-Kutta integrator and is about 4e-6 m from that of the new state.
     """
 
     actions = tuple(Row(1, f"torque at the {motor}, × 0.4 × gear", "N·m") for motor in _MOTORS)
     position_noise = velocity_noise = 0.01
     gaussian_velocities = False
-    start_text = "The model's default pose (torso at 1.4 m); every position and velocity plus U[-0.01, 0.01]."
+    start_text = "The default pose (torso at 1.4 m) with noise U[-0.01, 0.01] on positions and velocities."
     end_text = "When the torso's height leaves [1.0, 2.0] m, or a simulation diverges."
     info_keys = {  # noqa: RUF012
         "x_position": "x of the centre of mass after the step, m",
@@ -51,11 +51,11 @@ class Humanoid(InPlane, MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.003 s per step.
             observation: `compact` (45 numbers) or `legacy` (348 with the contact terms, 270 without).
-            contact_terms: observe the contact forces, in the legacy layout, and report them to the objective.
+            contact_terms: whether to observe contact forces (legacy layout); the objective receives them.
         """
         spec = gymnasium_spec("humanoid.xml")
         halve_margins(spec)
@@ -72,7 +72,7 @@ class Humanoid(InPlane, MujocoBody):
 
     @property
     def observations(self) -> tuple[Row, ...]:
-        """Positions without x and y, velocities; the legacy layout adds what Gymnasium's has."""
+        """Positions without x and y, and velocities; the legacy layout adds the rest of Gymnasium's."""
         rows: tuple[Row, ...] = (
             Row(1, "height of the torso", "m"),
             Row(4, "orientation of the torso, quaternion w, x, y, z", "1"),
@@ -92,7 +92,7 @@ class Humanoid(InPlane, MujocoBody):
         return rows
 
     def observe(self, out: NDArray[np.floating]) -> None:
-        """Writes positions, velocities and what the legacy layout adds."""
+        """Writes positions, velocities and the additions of the legacy layout."""
         out[:, :22] = self.engine.qpos[:, 2:]
         out[:, 22:45] = self.engine.qvel
         if self.reports_contact_forces:
@@ -126,8 +126,8 @@ class SimpleHumanoid(ShortBody):
     )
     healthy_height = (0.8, 2.0)
     start_text = (
-        "The model's default pose (torso at 1.4 m); every position plus 0.01 · N(0, 1) (the quaternion"
-        " included), every velocity 0.1 · N(0, 1)."
+        "The model's default pose (torso at 1.4 m) with noise 0.01 · N(0, 1) on every position (including the"
+        " quaternion). Every velocity is 0.1 · N(0, 1)."
     )
     end_text = "When the torso's height leaves [0.8, 2.0] m, or a simulation diverges."
 
@@ -135,8 +135,8 @@ class SimpleHumanoid(ShortBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.01 s per step.
         """
         super().__init__(own_spec("simple_humanoid.xml"), num, num_threads, frame_skip)

@@ -19,7 +19,7 @@ from metarl_envs.simulation.rendering import View
 
 POSES_FILE = Path(__file__).parent / "assets" / "jaco_poses.npy"
 _POSES_SHA256 = "0d6980b0cf543e87fed14b7cffcd22dde307de0fa3070aeb7311b075178f1606"
-_OFFSET = (0.0, 0.4, 0.0)  # m; where dm_control's manipulation tasks put the arm
+_OFFSET = (0.0, 0.4, 0.0)  # m; the position of the arm in dm_control's manipulation tasks
 _SUBSTEP = 0.002  # s
 _ARM = tuple(f"jaco_arm/joint_{i}" for i in range(1, 7))
 _TORQUES = tuple(f"{joint}_torque" for joint in _ARM)
@@ -45,14 +45,14 @@ def build_model() -> mujoco.MjModel:
 
 @cache
 def start_poses() -> Array:
-    """Returns the bank of starting positions `(P, 9)`: arm joints and fingers, see `jaco_poses`.
+    """Returns the stored starting poses `(P, 9)`: arm joints and fingers, see `jaco_poses`.
 
     Raises:
         ValueError: the file does not have its recorded checksum.
     """
     poses: Array = np.load(POSES_FILE, allow_pickle=False)
     if hashlib.sha256(np.ascontiguousarray(poses, dtype="<f8").tobytes()).hexdigest() != _POSES_SHA256:
-        raise ValueError(f"{POSES_FILE.name} is not the frozen bank of poses; reinstall metarl-envs")
+        raise ValueError(f"{POSES_FILE.name} is not the frozen set of poses; reinstall metarl-envs")
     return poses
 
 
@@ -65,11 +65,11 @@ class Jaco(MujocoBody):
         *(Row(1, f"velocity of finger {i}, × 5", "rad/s") for i in (1, 2, 3)),
     )
     start_text = (
-        "A pose drawn from a bank of 1024: the hand pointing down, its pinch site uniform in"
-        " [-0.2, 0.2]² × [0.02, 0.4] m, the fingers closed by one uniform fraction, nothing in contact; at"
-        " rest."
+        "At rest, in a pose drawn from a stored set of 1024. In each pose the hand points down, its pinch"
+        " site is uniform in [-0.2, 0.2]² × [0.02, 0.4] m, the fingers are closed by one common uniform"
+        " fraction, and there are no contacts."
     )
-    end_text = "Never, except that a simulation which diverges ends (`info['diverged']`)."
+    end_text = "Only when a simulation diverges (`info['diverged']`)."
     info_keys: ClassVar[dict[str, str]] = {
         "x_position": "position of the pinch site along x after the step, m",
         "y_position": "position of the pinch site along y after the step, m",
@@ -90,8 +90,8 @@ class Jaco(MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.002 s per step.
         """
         super().__init__(build_model(), num, num_threads, frame_skip, fresh=True)
@@ -103,7 +103,7 @@ class Jaco(MujocoBody):
             self.engine.derived(name)
 
     def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
-        """Draws each pose from the bank."""
+        """Draws each pose from the stored set."""
         bank = start_poses()
         qpos = bank[[generator.integers(len(bank)) for generator in generators]]
         self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))

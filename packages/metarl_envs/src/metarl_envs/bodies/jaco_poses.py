@@ -1,11 +1,11 @@
-"""The bank of starting poses of the Jaco arm, and the inverse kinematics that makes it.
+"""The stored starting poses of the Jaco arm, and the inverse kinematics that computes them.
 
     python -m metarl_envs.bodies.jaco_poses FILE
 
-A pose is drawn as dm_control's reach task draws it: the fingers closed by one uniform fraction, the pinch
-site uniform in its box and pointing down, found by inverse kinematics from random joint angles, and refused
-when anything touches. Solving takes milliseconds, which a reset does not have; the bank is frozen in the
-package.
+A pose is drawn in the same way as in dm_control's reach task. The fingers are closed by one common uniform
+fraction. The pinch site is uniform in its box and points down; inverse kinematics finds the joint angles from
+a random initial guess. Poses with contacts are rejected. Solving takes milliseconds, too long for a reset;
+therefore the package contains a frozen set of poses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PoseSolver:
     def __init__(self) -> None:
         """Builds the arm."""
         self._model = build_model()
-        # Contacts are listed from this distance on.
+        # Contacts are listed at distances below this.
         self._model.geom_margin[:] = _CLEARANCE
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site("jaco_arm/jaco_hand/pinchsite").id
@@ -44,7 +44,7 @@ class PoseSolver:
         self._high = np.where(limited, self._model.jnt_range[:, 1], 2.0 * np.pi)
 
     def pose(self, index: int) -> Array:
-        """Returns pose `index` of the bank, `(9,)`, which depends on nothing else."""
+        """Returns pose `index` of the set, `(9,)`; it depends only on the index."""
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([20_260_101, index])))
         while True:
             fingers = np.full(3, rng.uniform())
@@ -56,7 +56,7 @@ class PoseSolver:
                 return found
 
     def _reach(self, start: Array, place: Array) -> bool:
-        """Moves the arm's joints until the pinch site is in place; returns whether it is."""
+        """Moves the arm's joints until the pinch site is at `place`; returns whether this succeeded."""
         model, data = self._model, self._data
         data.qpos[:] = start
         linear, angular = np.zeros((3, model.nv)), np.zeros((3, model.nv))
@@ -80,7 +80,7 @@ class PoseSolver:
         return False
 
     def _within_limits(self) -> bool:
-        """Brings the angles into [0, 2π), and returns whether the limited ones are within theirs."""
+        """Maps the angles into [0, 2π), and returns whether they are within the joints' limits."""
         self._data.qpos[:6] %= 2.0 * np.pi
         angles = self._data.qpos
         return bool((angles >= self._low).all() and (angles <= self._high).all())
@@ -91,7 +91,7 @@ class PoseSolver:
 
 
 def main() -> None:
-    """Writes the bank."""
+    """Writes the set of poses."""
     solver = PoseSolver()
     poses = np.stack([solver.pose(i) for i in range(COUNT)])
     with atomic_path(Path(sys.argv[1])) as path, path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Getting a model as it was when its tasks were defined: sources, margins, masses, inertias."""
+"""Restores a model as it was when its tasks were defined: sources, margins, masses, inertias."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def own_spec(asset: str) -> mujoco.MjSpec:
 def halve_margins(spec: mujoco.MjSpec) -> None:
     """Restores the contact distances of older engines.
 
-    MuJoCo 3.5 and later add the margins of two touching geoms where older versions took the larger. Where
-    floor and limbs have equal margins, halves restore it exactly.
+    MuJoCo 3.5 and later add the margins of two touching geoms; older versions used the larger one. If floor
+    and limbs have equal margins, halving restores the old distances exactly.
     """
     for geom in spec.geoms:
         geom.margin /= 2
 
 
 def use_legacy_capsule_inertia(spec: mujoco.MjSpec) -> None:
-    """Gives every body that is made of capsules the mass and inertia of engines before MuJoCo 2.1.2.
+    """Gives every body that consists of capsules its mass and inertia in engines before MuJoCo 2.1.2.
 
-    With radius r and segment length L they took a cylinder of height h = L + r: mass ρπr²h, inertia
-    m(3r² + h²)/12 across and mr²/2 along. The tasks on these bodies were defined on such engines. Where a
+    For radius r and segment length L, they used a cylinder of height h = L + r: mass ρπr²h, inertia
+    m(3r² + h²)/12 across and mr²/2 along. The tasks on these bodies were defined on such engines. If a
     total mass is set, those engines scaled these masses and inertias to it, as `compile_with_mass` does.
     """
     for body in spec.bodies:
@@ -56,7 +56,7 @@ def use_legacy_capsule_inertia(spec: mujoco.MjSpec) -> None:
         else:
             total = np.sum([part.inertia_about(body.ipos) for part in parts], axis=0)
             body.fullinertia = [total[k] for k in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))]
-    # "auto" takes what is written and derives the rest from the geoms.
+    # "auto" uses values that are set and derives the others from the geoms.
     spec.compiler.inertiafromgeom = mujoco.mjtInertiaFromGeom.mjINERTIAFROMGEOM_AUTO
 
 
@@ -71,7 +71,7 @@ class _Capsule:
     along: float
 
     def inertia_about(self, point: Vector) -> Vector:
-        """Returns the inertia tensor about a point, `(3, 3)`: its own and, by Steiner, the offset's."""
+        """Returns the inertia tensor about a point, `(3, 3)`, by the parallel-axis theorem."""
         own = self.across * np.eye(3) + (self.along - self.across) * np.outer(self.axis, self.axis)
         offset = self.centre - point
         return np.asarray(own + self.mass * (offset @ offset * np.eye(3) - np.outer(offset, offset)))
@@ -100,7 +100,7 @@ def _orientation(spec: mujoco.MjSpec, geom: Any) -> Vector:
 
 
 def _turn_z_to(direction: Vector) -> Vector:
-    """Returns the quaternion that turns the z axis to a direction."""
+    """Returns the quaternion that rotates the z axis to a direction."""
     quaternion = np.empty(4)
     mujoco.mju_quatZ2Vec(quaternion, direction)
     return quaternion
@@ -109,8 +109,8 @@ def _turn_z_to(direction: Vector) -> Vector:
 def compile_with_mass(spec: mujoco.MjSpec, total_mass: float | None = None) -> mujoco.MjModel:
     """Compiles a model, scaled to a total mass in kg if one is given.
 
-    Scaling the compiled model is bit for bit what the compiler's `settotalmass` does, which MuJoCo 4
-    deprecates.
+    Scaling the compiled model gives the same result, bit for bit, as the compiler's `settotalmass`, which
+    MuJoCo 4 deprecates.
     """
     spec.compiler.settotalmass = -1
     model = spec.compile()

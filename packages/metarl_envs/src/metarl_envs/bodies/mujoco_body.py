@@ -1,4 +1,4 @@
-"""What the MuJoCo bodies share: an engine, noise around a starting state, frames."""
+"""Shared code of the MuJoCo bodies: the engine, noise of the initial state, frames."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from metarl_envs.simulation.rendering import Renderer, View
 class MujocoBody(Body):
     """A body with a MuJoCo model.
 
-    Its starting state is the model's own with noise, uniform on every position and Gaussian on every
-    velocity, as in Gymnasium, unless a subclass says otherwise.
+    By default, the initial state is that of the model with noise, uniform on every position and Gaussian on
+    every velocity, as in Gymnasium. Subclasses can change this.
     """
 
     position_noise: ClassVar[float] = 0.1
-    """Half-width of uniform, or standard deviation of Gaussian noise on the starting positions."""
+    """Half-width of uniform noise, or standard deviation of Gaussian noise, on the initial positions."""
     velocity_noise: ClassVar[float] = 0.1
-    """The same for the starting velocities."""
+    """The same for the initial velocities."""
     gaussian_positions: ClassVar[bool] = False
     """Whether the positions' noise is Gaussian."""
     gaussian_velocities: ClassVar[bool] = True
     """Whether the velocities' noise is Gaussian."""
     view: ClassVar[View] = View()
-    """From where frames are drawn."""
+    """Camera view of rendered frames."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class MujocoBody(Body):
         Args:
             model: the compiled model.
             num: the number of simulations N.
-            num_threads: threads to step on.
+            num_threads: number of threads for stepping.
             frame_skip: substeps per step.
-            start: the starting positions without noise; by default the model's own.
-            fresh: bring derived fields up to the new state, see `Engine`.
-            contact_forces: keep what contact forces need.
+            start: the initial positions without noise; by default those of the model.
+            fresh: whether to compute derived fields at the new state, see `Engine`.
+            contact_forces: whether to compute contact forces.
         """
         self.num = num
         self.engine = make_engine(
@@ -97,7 +97,7 @@ class MujocoBody(Body):
         self.engine.set_state(state)
 
     def frame(self, index: int, goal: Array | None, height: int, width: int) -> NDArray[np.uint8]:
-        """Renders off screen, following the body."""
+        """Renders off screen, with a camera that follows the body."""
         if self._renderer is None or self._renderer.size != (height, width):
             if self._renderer is not None:
                 self._renderer.close()
@@ -134,7 +134,7 @@ class OnLine:
 
 
 def _noise(generator: np.random.Generator, size: int, scale: float, gaussian: bool) -> Array:
-    """Returns noise `(size,)`; without scale it draws nothing."""
+    """Returns noise `(size,)`; draws no random numbers if the scale is zero."""
     if not scale:
         return np.zeros(size)
     if gaussian:

@@ -1,4 +1,4 @@
-"""The planar walker and hopper whose masses, inertias, damping and friction are the task."""
+"""The planar walker and hopper; the task sets their masses, inertias, damping and friction."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ _LARGEST_SPEED = 10.0  # observed velocities are clipped to ±10, as in Gymnasiu
 
 
 class ParameterBody(OnLine, MujocoBody):
-    """A planar runner whose task multiplies model parameters.
+    """A planar robot whose task multiplies model parameters.
 
-    The task vector holds, in this order, a multiplier per body's mass, per body's three principal inertias,
-    per degree of freedom's damping and per geom's three friction coefficients; world and floor included.
+    The task vector contains, in this order, multipliers of the mass of each body, the three principal
+    inertias of each body, the damping of each degree of freedom and the three friction coefficients of each
+    geom. The world and the floor are included.
     """
 
     asset: ClassVar[str]
     position_noise = velocity_noise = 0.005
     gaussian_velocities = False
-    start_text = "The model's default pose; every position and velocity plus U[-0.005, 0.005]."
+    start_text = "The model's default pose with noise U[-0.005, 0.005] on every position and velocity."
     info_keys: ClassVar[dict[str, str]] = {
         "x_position": "position of the torso along x after the step, m",
-        "x_velocity": "its finite difference over the step, m/s",
+        "x_velocity": "finite difference of `x_position` over the step, m/s",
     }
 
     def __init__(self, num: int, num_threads: int, frame_skip: int = 4, physics: str = "physical") -> None:
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.004 s per step.
-            physics: `physical`: a body's inertia follows its mass, the inertia multipliers have no effect,
-                and constants derived from masses are derived anew; `legacy`: every multiplier on its own and
-                nothing derived, as the original does.
+            physics: `physical`: a body's inertia is scaled with its mass, the inertia multipliers have no
+                effect, and constants that depend on masses are recomputed; `legacy`: each multiplier acts
+                independently and nothing is recomputed, as in the original.
         """
         spec = gymnasium_spec(self.asset)
         spec.option.timestep = 0.004
@@ -102,7 +103,7 @@ class Walker2d(ParameterBody):
         for joint in ("thigh", "leg", "foot")
     )
     observations = _rows("right thigh, leg, foot; left thigh, leg, foot", 6)
-    end_text = "Unless 0.8 m < height < 2.0 m and |pitch| < 1 rad; or when a simulation diverges."
+    end_text = "When 0.8 m < height < 2.0 m and |pitch| < 1 rad is violated, or a simulation diverges."
 
     def fallen(self) -> Mask | None:
         """Compares height and pitch with their bounds."""
@@ -118,8 +119,8 @@ class Hopper(ParameterBody):
     actions = tuple(Row(1, f"torque at the {joint}, × 200", "N·m") for joint in ("thigh", "leg", "foot"))
     observations = _rows("thigh, leg, foot", 3)
     end_text = (
-        "Unless height > 0.7 m, |pitch| < 0.2 rad and every other element of the state is within ±100; or"
-        " when a simulation diverges."
+        "When height > 0.7 m or |pitch| < 0.2 rad is violated, when another element of the state is not"
+        " within ±100, or when a simulation diverges."
     )
 
     def fallen(self) -> Mask | None:

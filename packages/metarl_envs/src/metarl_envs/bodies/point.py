@@ -1,4 +1,4 @@
-"""The point: a position in the plane that moves where it is told. No simulator."""
+"""The point: a position in the plane that moves by the action. It uses no simulator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Point(Body):
         """Builds the points.
 
         Args:
-            num: how many.
+            num: number of points.
             num_threads: unused, one thread is enough.
             start: `square`, uniform in [-1, 1]², or `origin`.
         """
@@ -39,7 +39,7 @@ class Point(Body):
         self._positions = np.zeros((num, 2))
         self._from_square = start == "square"
         self.start_text = (  # type: ignore[misc]  # the two families start differently
-            "Uniform in the square [-1, 1]²." if self._from_square else "The origin."
+            "A position uniform in the square [-1, 1]²." if self._from_square else "The origin."
         )
 
     @property
@@ -49,11 +49,11 @@ class Point(Body):
 
     @property
     def diverged(self) -> Mask | None:
-        """None: a sum of bounded steps stays finite."""
+        """None, because a sum of bounded steps stays finite."""
         return None
 
     def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
-        """Draws each start from its own generator, or takes the origin."""
+        """Draws each initial position from its own generator, or uses the origin."""
         if self._from_square:
             for i, generator in zip(ids.tolist(), generators, strict=True):
                 self._positions[i] = generator.uniform(-1.0, 1.0, 2)

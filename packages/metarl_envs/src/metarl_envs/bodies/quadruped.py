@@ -36,15 +36,15 @@ def compose() -> Any:
 
 @composed_once
 def build_model() -> mujoco.MjModel:
-    """Returns the compiled model with the kinematic sensors alone."""
+    """Returns the compiled model with only the kinematic sensors."""
     return compile_composed(compose(), _SENSORS)
 
 
 class Quadruped(ComposedWalker):
     """N quadrupeds.
 
-    Of dm_control's observables those are left out that others hold: the end effectors' and appendages'
-    positions (among the bodies'), the body's height (in the position) and the world's z axis (in the
+    dm_control's observables are omitted if others contain them: the positions of end effectors and appendages
+    (contained in those of the bodies), the body's height (in the position) and the world's z axis (in the
     orientation).
     """
 
@@ -53,7 +53,7 @@ class Quadruped(ComposedWalker):
     actions = tuple(
         Row(1, f"torque at the {leg} {joint}, × 75", "N·m") for leg in _LEGS for joint in ("hip", "ankle")
     )
-    start_text = "Standing, facing along x, the torso uniform in the square [-8, 8]², at rest."
+    start_text = "Standing at rest and facing along x; the torso is uniform in the square [-8, 8]²."
     end_text = "At success, or when a simulation diverges."
     info_keys: ClassVar[dict[str, str]] = {
         "x_position": "position of the torso along x after the step, m",
@@ -62,8 +62,8 @@ class Quadruped(ComposedWalker):
     observations = (
         Row(8, "joint angles: hip and ankle of the legs, in the order of the actions", "rad"),
         Row(8, "joint velocities, in the same order", "rad/s"),
-        Row(36, "positions of 12 bodies in the torso's frame: leg, aux and foot of each leg", "m"),
-        Row(48, "their orientations in the torso's frame, quaternions", "1"),
+        Row(36, "positions of 12 bodies in the torso's frame: `leg`, `aux` and `foot` of each leg", "m"),
+        Row(48, "orientations of the same bodies in the torso's frame, quaternions", "1"),
         Row(3, "angular velocity of the torso in its own frame (gyroscope)", "rad/s"),
         Row(3, "velocity of the torso in its own frame (velocimeter)", "m/s"),
         Row(3, "acceleration of the torso in its own frame, one substep (5 ms) old", "m/s²"),
@@ -76,8 +76,8 @@ class Quadruped(ComposedWalker):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.005 s per step.
         """
         super().__init__(build_model(), num, num_threads, frame_skip)

@@ -1,4 +1,4 @@
-"""TESP's reachers: planar arms with velocity servos, starting states without noise."""
+"""TESP's reachers: planar arms with velocity servos, and initial states without noise."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from metarl_envs.simulation.rendering import View
 
 _TOTAL_MASS = 24.0  # kg
 ENDS_ON_ARRIVAL = (
-    "Never, except that a simulation which diverges ends (`info['diverged']`). With `termination='legacy'`,"
-    " on arrival."
+    "Only when a simulation diverges (`info['diverged']`). With `termination='legacy'`, also when the goal is"
+    " reached."
 )
-"""How episodes end on TESP's bodies."""
+"""When episodes end on TESP's bodies."""
 
 
 class Reacher(MujocoBody):
-    """N planar arms of equal links. The tracked point is the fingertip."""
+    """N planar arms with the same links. The tracked point is the fingertip."""
 
     position_noise = velocity_noise = 0.0
     view: ClassVar[View] = View(
         distance=5.5, elevation=-89.0, marker=0.1, marker_height=0.3, centre=(0.0, 0.0, 0.0)
     )  # from above, the goal over the arm
-    start_text = "Stretched along x, at rest; no noise."
+    start_text = "Straight along x, at rest, without noise."
     end_text = ENDS_ON_ARRIVAL
     links: ClassVar[tuple[float, ...]]
     """Distances between the joints, and from the last one to the fingertip, m."""
@@ -40,8 +40,8 @@ class Reacher(MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.01 s per step.
         """
         spec = own_spec(f"reacher{len(self.links)}.xml")
@@ -50,7 +50,7 @@ class Reacher(MujocoBody):
 
     @property
     def observations(self) -> tuple[Row, ...]:
-        """Joint angles as cosines and sines, joint velocities, the fingertip."""
+        """Joint angles as cosines and sines, joint velocities, position of the fingertip."""
         n = len(self.links)
         return (
             Row(n, "cosines of the joint angles", "1"),
@@ -69,7 +69,7 @@ class Reacher(MujocoBody):
 
     def position(self) -> Array:
         """Returns x and y of the fingertip, `(N, 2)`, from the joint angles."""
-        # Added up joint by joint: a matrix product may round differently for other numbers of rows.
+        # Summed joint by joint, because the rounding of a matrix product may depend on the number of rows.
         direction, point = np.zeros(self.num), np.zeros((self.num, 2))
         for joint, length in enumerate(self.links):
             direction = direction + self.engine.qpos[:, joint]

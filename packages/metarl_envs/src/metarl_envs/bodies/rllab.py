@@ -1,8 +1,8 @@
 """The rllab lineage: bodies whose velocity is that of their whole-body centre of mass.
 
-MAML and multi-task SLBO define their tasks on the centre of mass of the whole robot, measured at the end of a
-step, and put it and its velocity into the observation, so that reward and termination are functions of
-(observation, action, next observation).
+MAML and multi-task SLBO define their tasks by the centre of mass of the whole robot, measured at the end of a
+step. The observation contains it and its velocity, so reward and termination are functions of (observation,
+action, next observation).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from metarl_envs.simulation.objectives import Motion
 
 
 def add_centre_of_mass(spec: mujoco.MjSpec, root: str) -> None:
-    """Adds sensors of a subtree's centre of mass and its velocity, the model's first two."""
+    """Adds sensors of a subtree's centre of mass and its velocity, which become the model's first two."""
     for kind in (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtSensor.mjSENS_SUBTREELINVEL):
         spec.add_sensor(type=kind, objtype=mujoco.mjtObj.mjOBJ_BODY, objname=root)
 
@@ -30,7 +30,7 @@ def add_centre_of_mass(spec: mujoco.MjSpec, root: str) -> None:
 class ShortBody(InPlane, MujocoBody):
     """A body of the rllab lineage.
 
-    The observation is positions, velocities, what `middle_rows` names, the centre of mass and its velocity.
+    The observation contains positions, velocities, the `middle_rows`, the centre of mass and its velocity.
     """
 
     position_noise = 0.01
@@ -42,7 +42,7 @@ class ShortBody(InPlane, MujocoBody):
         "y_velocity": "velocity of the centre of mass along y, m/s",
     }
     healthy_height: ClassVar[tuple[float, float] | None] = None
-    """Bounds of the third position between which an episode goes on; None where it always does."""
+    """Bounds of the third position; outside them, the episode ends. None: no bounds."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class ShortBody(InPlane, MujocoBody):
 
         Args:
             spec: the model, to which the sensors are added.
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps per step.
-            start: the starting positions; by default the model's own.
-            total_mass: what the robot's mass is scaled to, in kg.
+            start: the initial positions; by default those of the model.
+            total_mass: the total mass to which the robot is scaled, in kg.
         """
         add_centre_of_mass(spec, "torso")
         model = compile_with_mass(spec, total_mass)
@@ -82,7 +82,7 @@ class ShortBody(InPlane, MujocoBody):
 
     @property
     def observations(self) -> tuple[Row, ...]:
-        """Positions, velocities, the middle rows, the centre of mass."""
+        """Positions, velocities, the middle rows, the centre of mass and its velocity."""
         return (
             *self.state_rows,
             *self.middle_rows,
@@ -91,7 +91,7 @@ class ShortBody(InPlane, MujocoBody):
         )
 
     def observe(self, out: NDArray[np.floating]) -> None:
-        """Writes everything but the middle rows."""
+        """Writes everything except the middle rows."""
         nq, nv = self.model.nq, self.model.nv
         out[:, :nq] = self.engine.qpos
         out[:, nq : nq + nv] = self.engine.qvel
@@ -104,7 +104,7 @@ class ShortBody(InPlane, MujocoBody):
         return self.engine.derived("sensordata")[:, :3].copy()
 
     def velocity(self, before: Array, after: Array) -> Array:
-        """Returns the velocity of the centre of mass, `(N, 3)`: measured, not a difference."""
+        """Returns the velocity of the centre of mass, `(N, 3)`: a sensor value, not a finite difference."""
         return self.engine.derived("sensordata")[:, 3:6].copy()
 
     def fallen(self) -> Mask | None:
@@ -124,7 +124,7 @@ class ShortBody(InPlane, MujocoBody):
         return Motion(position, velocity, actions)
 
     def fallen_in(self, next_observation: Array) -> Mask:
-        """Returns which observations `(B, O)` are of a state that ends an episode, `(B,)`."""
+        """Returns for which observations `(B, O)` the state ends an episode, `(B,)`."""
         if self.healthy_height is None:
             return np.zeros(len(next_observation), dtype=np.bool_)
         return outside(next_observation[:, 2], self.healthy_height)

@@ -1,4 +1,4 @@
-"""TESP's wheeled robot: velocity servos, starting states without noise."""
+"""TESP's wheeled robot: velocity servos, and initial states without noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarl_envs.simulation.rendering import View
 
 
 class Wheeled(MujocoBody):
-    """N cars that slide and turn on a plane, driven by two wheels."""
+    """N cars that translate and rotate on a plane, driven by two wheels."""
 
     actions = (
         Row(1, "servo velocity of wheel 1, × 50", "rad/s"),
@@ -23,13 +23,13 @@ class Wheeled(MujocoBody):
     )
     position_noise = velocity_noise = 0.0
     view: ClassVar[View] = View(distance=3.5, elevation=-40.0, marker=0.08)
-    start_text = "At the origin, at rest; no noise."
+    start_text = "At the origin, at rest, without noise."
     end_text = ENDS_ON_ARRIVAL
     observations = (
         Row(3, "displacement of the car along x, y, z", "m"),
-        Row(2, "sine and cosine of its yaw", "1"),
-        Row(3, "its velocity along x, y, z", "m/s"),
-        Row(1, "its yaw velocity", "rad/s"),
+        Row(2, "sine and cosine of the yaw angle", "1"),
+        Row(3, "velocity of the car along x, y, z", "m/s"),
+        Row(1, "yaw velocity", "rad/s"),
     )
     info_keys: ClassVar[dict[str, str]] = {
         "x_position": "position of the car along x after the step, m",
@@ -40,14 +40,14 @@ class Wheeled(MujocoBody):
         """Builds the simulations.
 
         Args:
-            num: how many.
-            num_threads: threads to step on.
+            num: number of simulations.
+            num_threads: number of threads for stepping.
             frame_skip: substeps of 0.01 s per step.
         """
         super().__init__(compile_with_mass(own_spec("wheeled.xml")), num, num_threads, frame_skip)
 
     def observe(self, out: NDArray[np.floating]) -> None:
-        """Writes the car's position and velocity; wheel angles and speeds are left out."""
+        """Writes the car's position and velocity, without wheel angles and speeds."""
         qpos, qvel = self.engine.qpos, self.engine.qvel
         out[:, :3] = qpos[:, :3]
         out[:, 3] = np.sin(qpos[:, 3])

@@ -1,4 +1,4 @@
-"""Two reports on the same tasks, compared pair by pair."""
+"""Paired comparison of two reports on the same tasks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the scores of one report differ from another's on the same tasks and seeds.
+    """Difference between the scores of two reports on the same tasks and seeds.
 
     Attributes:
-        names: What was compared.
+        names: Names of the two reports.
         scores: IQM of each.
         difference: Mean over tasks and seeds of first minus second, with a bootstrap interval over
             tasks.
         difference_iqm: Interquartile mean of the same differences.
-        better: Fraction of tasks and seeds on which the first scores higher, ties counted half.
+        better: Fraction of tasks and seeds with a higher score of the first; a tie counts as one half.
         tasks: Number of tasks.
         runs: Number of seeds.
     """
@@ -44,7 +44,7 @@ class Comparison:
             f"{first}: IQM {self.scores[0]:.4g}\n{second}: IQM {self.scores[1]:.4g}\n"
             f"difference, paired over {self.tasks} tasks and {self.runs} seeds: "
             f"mean {self.difference:.4g}, IQM {self.difference_iqm:.4g}\n"
-            f"better on {self.better:.0%} of the pairs\n"
+            f"the first is better on {self.better:.0%} of the pairs (ties count as half)\n"
             "95% intervals: bootstrap over tasks"
         )
 
@@ -52,12 +52,13 @@ class Comparison:
 def compare(first: Report, second: Report, *, names: tuple[str, str] | None = None) -> Comparison:
     """Compares the scores of two reports task by task and seed by seed.
 
-    The same seed gives a task the same start states, so most of what makes tasks differ cancels.
+    With the same seed, a task has the same initial states, so most of the variation between tasks
+    cancels.
 
     Args:
         first: A report.
         second: Another one.
-        names: What to call them; the agents' names by default.
+        names: Names of the two; the agents' names by default.
 
     Raises:
         ValueError: If family, tasks or seeds are not the same.

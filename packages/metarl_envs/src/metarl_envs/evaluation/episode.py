@@ -14,7 +14,7 @@ from metarl_envs.evaluation.agents import Agent, Transition, Trial
 
 @dataclass
 class Episode:
-    """What is kept of one episode of all tasks; every array is (T,)."""
+    """Recorded values of one episode of all tasks; every array is (T,)."""
 
     returns: NDArray[np.float64]
     terms: dict[str, NDArray[np.float64]]
@@ -36,21 +36,21 @@ def run_episode(
     *,
     limit: int,
 ) -> Episode:
-    """Step all tasks until the last of them is over; those that end early wait.
+    """Step all tasks until the last episode has ended; tasks whose episodes end earlier wait.
 
     Args:
         env: The vector environment, just reset, in autoreset mode `DISABLED`.
         agent: Chooses the actions and observes the transitions.
         name: The agent's name, for messages.
         trial: The trial that the episode is part of.
-        observe_task: Whether the agent may know which task is which.
-        observations: What the reset returned (T, O).
-        info: What it returned besides.
-        limit: Time limit; where it is below the trial's horizon, episodes are cut there.
+        observe_task: Whether the agent may know the task.
+        observations: Observations of the reset (T, O).
+        info: Infos of the reset.
+        limit: Time limit; if it is below the trial's horizon, episodes are truncated there.
 
     Raises:
         ValueError: If the agent's actions have the wrong shape or are not finite.
-        RuntimeError: If an episode goes on beyond the time limit.
+        RuntimeError: If an episode continues beyond the time limit.
     """
     count = trial.num_tasks
     shape = (count, *(trial.action_space.shape or ()))
@@ -63,12 +63,12 @@ def run_episode(
         terminated=np.zeros(count, np.bool_),
         diverged=np.zeros(count, np.bool_),
     )
-    # Where train and test hold the same tasks, the index alone would give the task away.
+    # If train and test contain the same tasks, the index alone would identify the task.
     hidden = () if observe_task else ("task_id", "_task_id")
     active = np.ones(count, np.bool_)
     for step in range(limit):
         actions = _checked(agent.act(observations), shape, name)
-        # No mask where nobody waits: it costs the environment a few copies.
+        # No mask if no task waits, because a mask costs the environment a few copies.
         mask = None if active.all() else active
         following, rewards, terminated, truncated, info = env.step(actions, mask=mask)
         if step + 1 == limit < trial.horizon:
@@ -83,7 +83,7 @@ def run_episode(
         episode.terminated |= terminated & active
         episode.diverged |= info["diverged"] & active
         going_on = active & ~(terminated | truncated)
-        # Last, since the arrays are the agent's from here on, to keep or to scale in place.
+        # Last, because the agent may keep these arrays or change them in place.
         agent.observe(
             Transition(
                 observation=observations,
@@ -106,7 +106,7 @@ def run_episode(
 
 
 def _checked(actions: Any, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
-    """The agent's actions as an array, if they are what they have to be."""
+    """The agent's actions as an array, after checks of type, shape and values."""
     try:
         with np.errstate(over="ignore"):
             array = np.asarray(actions, dtype=np.float32)

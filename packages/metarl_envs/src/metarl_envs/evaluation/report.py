@@ -1,4 +1,4 @@
-"""The result of an evaluation, with everything needed to read and to repeat it."""
+"""The result of an evaluation, with everything needed to interpret and repeat it."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class Report:
     Attributes:
         agent: Name of the agent.
         family: Id of the family.
-        protocol: What was run.
+        protocol: The evaluation protocol.
         tasks: Each task as a dict, in the order of the arrays' second axis.
         returns: Undiscounted returns.
-        reward_terms: The part of the return that each term of the reward has, by ``reward_<term>``.
-        lengths: Steps until the episode ended.
+        reward_terms: Contribution of each reward term to the return, by ``reward_<term>``.
+        lengths: Number of steps of the episode.
         success_once: Whether any step was a success.
-        success_at_end: Whether the last step was.
-        terminated: Whether the episode ended otherwise than by the time limit.
-        diverged: Whether it ended because its simulation diverged.
+        success_at_end: Whether the last step was a success.
+        terminated: Whether the episode ended before the time limit.
+        diverged: Whether it ended because the simulation diverged.
         provenance: Checksums, versions, arguments and the command line.
-        wall_time: Seconds that the evaluation took.
+        wall_time: Duration of the evaluation in seconds.
         references: Scores (R, T) of reference agents on the same tasks, by name.
 
     Raises:
-        ValueError: If an array is not of the shape that the protocol and the tasks give.
+        ValueError: If the shape of an array does not fit the protocol and the tasks.
     """
 
     agent: str
@@ -91,14 +91,14 @@ class Report:
         return np.asarray(values.mean(axis=-1), np.float64)
 
     def metric(self, name: str) -> NDArray[Any]:
-        """A quantity of every episode (R, T, K).
+        """A metric of every episode (R, T, K).
 
         Args:
             name: "return", "length", "success_once", "success_at_end", "terminated", "diverged" or
                 a reward term such as "reward_control".
 
         Raises:
-            ValueError: If there is no such quantity.
+            ValueError: If there is no such metric.
         """
         known: dict[str, NDArray[Any]] = {
             "return": self.returns,
@@ -114,7 +114,7 @@ class Report:
         return known[name]
 
     def with_references(self, reports: Mapping[str, Report]) -> Report:
-        """This report with the scores of other agents on the same tasks, e.g. of an oracle.
+        """A copy of the report with the scores of other agents on the same tasks, e.g. of an oracle.
 
         Args:
             reports: Reports by name, e.g. what `reference_reports` returns.
@@ -134,12 +134,12 @@ class Report:
                 ),
             ):
                 if mine != its:
-                    raise ValueError(f"reference {name} must have the same {what} as the report it is for")
+                    raise ValueError(f"reference {name} must have the same {what} as the report")
         scores = {name: other.scores for name, other in reports.items()}
         return dataclasses.replace(self, references={**self.references, **scores})
 
     def normalised_scores(self, low: str = "zero", high: str = "oracle") -> NDArray[np.float64]:
-        """Fraction (R, T) of the gap between two references that each score closes.
+        """Scores (R, T) as fractions of the gap between two references.
 
         Args:
             low: Name of the reference that counts as 0. It and `high` are averaged over seeds.
@@ -174,10 +174,10 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """The report that `to_dict` described.
+        """Restores a report from `to_dict`.
 
         Raises:
-            ValueError: If the values are not a report of this format, or its parts do not fit.
+            ValueError: If the values are not a report of this format, or are inconsistent.
         """
         if values.get("format") != _FORMAT:
             raise ValueError(f"a report has format {_FORMAT!r}, got {values.get('format')!r}")
@@ -201,7 +201,7 @@ class Report:
         )
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as a JSON file, whole or not at all."""
+        """Write the report as a JSON file, completely or not at all."""
         text = readable_json(self.to_dict()) + "\n"
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -211,9 +211,9 @@ class Report:
         """Read a report that `to_json` wrote.
 
         Raises:
-            ValueError: If the file does not hold a report.
+            ValueError: If the file does not contain a report.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{os.fspath(path)} does not hold a report: {error}") from error
+            raise ValueError(f"{os.fspath(path)} does not contain a report: {error}") from error

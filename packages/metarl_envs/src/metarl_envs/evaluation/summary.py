@@ -1,4 +1,4 @@
-"""A report in a few numbers, with intervals."""
+"""Summary of a report, with intervals."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class AdaptationCurve:
-    """How a metric goes as a trial proceeds; every array is (P points,).
+    """A metric over the episodes of a trial; every array is (P points,).
 
     Attributes:
         metric: Name of the metric, as in `Report.metric`.
-        statistic: "IQM", or "mean" for metrics that are yes or no.
+        statistic: "IQM", or "mean" for boolean metrics.
         first_episode: Number of the first episode that a point averages, counted from 1.
-        last_episode: Number of the last one; the same unless a protocol updates in batches.
+        last_episode: Number of the last one; it differs only if a protocol updates in batches.
         estimate: The statistic over runs and tasks.
         low: Lower end of its interval.
         high: Upper end.
-        interval: Which bootstrap gave the interval.
+        interval: Kind of bootstrap used for the interval.
     """
 
     metric: str
@@ -56,22 +56,22 @@ class AdaptationCurve:
     interval: str
 
     def points(self) -> list[Estimate]:
-        """The points one by one."""
+        """The points as a list of estimates."""
         columns = (self.estimate.tolist(), self.low.tolist(), self.high.tolist())
         return [Estimate(*numbers) for numbers in zip(*columns, strict=True)]
 
 
 def interval_method(num_runs: int, num_tasks: int) -> str:
-    """Which bootstrap `estimate` uses for a matrix of scores, in words.
+    """Description of the bootstrap that `estimate` uses for a matrix of scores.
 
-    One run cannot be resampled, so its tasks are: the interval then says what other tasks of the
-    distribution might give, and no longer what another run might.
+    A single run cannot be resampled, so its tasks are resampled. The interval then covers the
+    variation between tasks of the distribution, but not the variation between runs.
     """
     if num_runs > 1:
         return "bootstrap over runs, stratified by task"
     if num_tasks > 1:
-        return "bootstrap over tasks, as there is one run only"
-    return "none, as there is one run of one task only"
+        return "bootstrap over tasks (only one run)"
+    return "none (only one run of one task)"
 
 
 def estimate(
@@ -82,7 +82,7 @@ def estimate(
     confidence: float = 0.95,
     rng: np.random.Generator,
 ) -> Estimate:
-    """A statistic of scores (R, T) with the interval that `interval_method` names.
+    """A statistic of scores (R, T), with the interval that `interval_method` describes.
 
     Raises:
         ValueError: If the scores are empty or not finite, or an argument is out of its range.
@@ -102,7 +102,7 @@ def adaptation_curve(
     confidence: float = 0.95,
     rng: np.random.Generator,
 ) -> AdaptationCurve:
-    """A metric along the trial.
+    """A metric over the episodes of a trial.
 
     Args:
         report: The evaluation.
@@ -121,7 +121,7 @@ def adaptation_curve(
     if size < 1:
         raise ValueError(f"group must be at least 1 episode, got {size}")
     runs, tasks, episodes = values.shape
-    # The IQM of yes and no is stuck at 0 or 1 unless a quarter of each is there.
+    # The IQM of booleans is 0 or 1 unless at least a quarter of them are true and a quarter false.
     binary = values.dtype == np.bool_
     starts = np.arange(0, episodes, size)
     points = [
@@ -130,7 +130,7 @@ def adaptation_curve(
             np.mean if binary else iqm,
             repetitions=repetitions,
             confidence=confidence,
-            # The same resamples for every point: equal scores have equal intervals.
+            # The same resamples for every point, so that equal scores have equal intervals.
             rng=copy.deepcopy(rng),
         )
         for start in starts
@@ -150,28 +150,28 @@ def adaptation_curve(
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """A report in a few numbers.
+    """Summary of a report.
 
     Attributes:
         title: Agent, family, split and protocol.
-        size: Numbers of tasks, runs and scored episodes, in words.
+        size: Numbers of tasks, runs and episodes, as text.
         returns: Adaptation curve of the return.
         success_once: Adaptation curve of success at any step.
         success_at_end: Adaptation curve of success at the last step.
         score: IQM over runs and tasks of the score, the mean return of the scored episodes.
-        score_without_bonus: The same of the return without its alive bonus; `None` where the family has
-            none. Standing still can earn most of a return.
+        score_without_bonus: The same for the return without its alive bonus; `None` if the family has
+            none. Standing still can give most of a return.
         scored_success_once: Mean over runs, tasks and scored episodes.
         scored_success_at_end: Mean over runs, tasks and scored episodes.
         references: IQM of the score of each reference.
         rise: Score minus the mean return of the trial's first batch of episodes (the protocol's
-            `episodes_per_update`), mean over runs and tasks, each task with itself, with a bootstrap
-            interval over tasks; `None` where nothing comes before the scored episodes.
+            `episodes_per_update`), paired by task, mean over runs and tasks, with a bootstrap
+            interval over tasks; `None` if there are no episodes before the scored ones.
         gap_closed: Fraction of the gap between "zero" and "oracle" that the score closes, all three
-            as IQM; `None` where a reference is missing or the oracle is not better.
+            as IQM; `None` if a reference is missing or the oracle is not better.
         diverged: Number of episodes whose simulation diverged.
         confidence: Probability mass of the intervals.
-        interval: Which bootstrap gave them.
+        interval: Kind of bootstrap used for them.
     """
 
     title: str
@@ -227,19 +227,19 @@ class Summary:
 
 
 def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.95) -> Summary:
-    """Adaptation curve, score and references with bootstrap intervals; `str` makes a table.
+    """Adaptation curve, score and references with bootstrap intervals; `str` gives a table.
 
-    The resamples are drawn from a generator of the summary's own with a fixed seed, so the same
-    report always gives the same intervals.
+    The resamples are drawn from a separate generator with a fixed seed, so the same report always
+    gives the same intervals.
 
     Args:
         report: the report.
-        repetitions: resamples.
+        repetitions: number of resamples.
         confidence: probability mass of the intervals.
     """
 
-    # A fixed generator for every number: the same report gives the same intervals, and a curve's
-    # last point the same as the score where they are the same episodes.
+    # A fixed generator for every number: the same report gives the same intervals, and the last point
+    # of a curve has the interval of the score if both are from the same episodes.
     def interval(scores: ArrayLike, statistic: Statistic) -> Estimate:
         rng = np.random.default_rng(0)
         return estimate(scores, statistic, repetitions=repetitions, confidence=confidence, rng=rng)

@@ -259,9 +259,7 @@ class Pair(Distribution):
     def describe(self) -> str:
         """Returns room and distances."""
         room = f"[-{self.half_width:g}, {self.half_width:g}]²"
-        return (
-            f"two points of {room}, their offset uniform in area, {self.nearest:g} to {self.farthest:g} apart"
-        )
+        return f"two points in {room}, {self.nearest:g} to {self.farthest:g} apart, offset uniform in area"
 
 
 _KINDS: dict[str, dict[str, schema.Key]] = {

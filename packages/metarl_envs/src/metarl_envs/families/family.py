@@ -1,4 +1,4 @@
-"""Families: what a specification says, as an object, and the tasks of its frozen tables."""
+"""Families: specifications as objects, with the tasks of their frozen tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metarl_envs.families.task import OFF_TABLE, Task
 
 @dataclass(frozen=True)
 class Subset:
-    """The first `count` tasks of a split under a name of their own."""
+    """A named subset: the first `count` tasks of a split."""
 
     split: str
     count: int
@@ -28,9 +28,9 @@ class Subset:
 
 @dataclass(frozen=True)
 class Argument:
-    """A keyword argument of a family's own: whose option it is, and the values it may take.
+    """A keyword argument of a family: the part that it belongs to, and its allowed values.
 
-    `changes_model` says whether the compiled model depends on it, and so has a checksum per value.
+    `changes_model` says whether the compiled model depends on it; if so, each value has a checksum.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Argument:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """A set of tasks over one body and objective, as its specification file defines it.
+    """A set of tasks with one body and one objective, defined by a specification file.
 
     Attributes:
         id: the Gymnasium id, with its version; also the specification's file name.
@@ -52,20 +52,20 @@ class Family:
         body: name of the body, a module in `metarl_envs.bodies`.
         objective: name of the objective in `metarl_envs.simulation.objectives`.
         horizon: the time limit in steps.
-        train_equals_test: whether train and test hold the same tasks, as they must where a family has
-            only two.
-        fixed_starts: the splits whose tasks start every episode alike.
+        train_equals_test: whether train and test contain the same tasks, which is necessary if a family
+            has only two.
+        fixed_starts: the splits in which every episode of a task has the same initial state.
         parameter_names: the task parameters' names, P of them.
         parameter_units: their units.
-        distribution: what train, validation and test are drawn from.
+        distribution: distribution of train, validation and test.
         splits: name -> `Split`, in the order train, validation, test, ood.
-        arguments: name -> the family's own keyword `Argument`.
+        arguments: name -> keyword `Argument` of the family.
         body_options: keyword options of the body.
         objective_options: keyword options of the objective.
         table_rule: the rule in `metarl_envs.families.tables` that derives the frozen tables.
-        table_seed: that rule's seed, where it takes one.
-        table_splits: the splits that rule derives, in its order; the others are drawn by `philox`.
-        table_options: that rule's further numbers.
+        table_seed: the seed of that rule, or None.
+        table_splits: the splits that the rule derives, in order; the others are drawn by `philox`.
+        table_options: further numbers of the rule.
         subsets: name -> `Subset` of a split.
         provenance: rows of the provenance table (`variant`, `same`, `differs`).
         history: rows of the version history (`version`, `change`).
@@ -98,7 +98,7 @@ class Family:
 
     @property
     def task_space(self) -> Box:
-        """The smallest box that holds every task of every split, float64 `(P,)`."""
+        """The smallest box that contains every task of every split, float64 `(P,)`."""
         return Box(np.array(self.parameter_low), np.array(self.parameter_high), dtype=np.float64)
 
     @cached_property
@@ -117,8 +117,8 @@ class Family:
         if name not in self.splits:
             if name == "validation" and self.train_equals_test:
                 raise ValueError(
-                    f"{self.id} has no validation tasks: it has only its members, which train and test"
-                    f" share (its splits are {listed(self.splits)})"
+                    f"{self.id} has no validation tasks: all its tasks are in both train and test"
+                    f" (its splits are {listed(self.splits)})"
                 )
             raise ValueError(
                 f"{self.id} has the splits {listed(self.splits)}, not {name!r}"
@@ -165,12 +165,12 @@ class Family:
         return tasks[int(index)]
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> tuple[Task, ...]:
-        """Draws tasks beyond the table, from the split's distribution.
+        """Draws tasks that are not in the table, from the split's distribution.
 
         Args:
-            n: how many.
+            n: number of tasks.
             rng: the generator to draw from.
-            split: whose distribution.
+            split: the split whose distribution is used.
 
         Returns:
             `n` tasks with index -1; of a discrete family, `n` tasks of its table.
@@ -188,7 +188,7 @@ class Family:
         return tuple(Task(self.id, split, OFF_TABLE, tuple(row)) for row in rows.tolist())
 
     def resolve_task(self, task: Any, split: str) -> Task:
-        """Turns what a user may pass as a task into a `Task` of this family.
+        """Converts an index, a `Task` or a task's dict to a `Task` of this family.
 
         Args:
             task: an index into the split, a `Task`, or a task's dict.
@@ -207,7 +207,7 @@ class Family:
             if task != self.task(task.split, task.index):
                 raise ValueError(
                     f"the task's parameters are not those of {self.id}, {task.split} task"
-                    f" {task.index}; a task with parameters of one's own has index {OFF_TABLE}"
+                    f" {task.index}; a task with other parameters must have index {OFF_TABLE}"
                 )
             return task
         self.split(task.split)
@@ -220,11 +220,11 @@ class Family:
         return task
 
     def resolve_arguments(self, given: Mapping[str, Any], others: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Fills in the defaults of the family's own keyword arguments.
+        """Adds the defaults of the family's keyword arguments.
 
         Args:
             given: the arguments that were given.
-            others: what else is allowed where they were given, for the message.
+            others: other arguments that are allowed there, for the message.
 
         Raises:
             TypeError: an argument is unknown.

@@ -16,7 +16,7 @@ from metarl_envs.families.family import Family
 if TYPE_CHECKING:
     import mujoco
 
-# What a model looks like, is named, or is stored in has no part in its motion.
+# Appearance, names and storage of a model do not affect its motion.
 _APPEARANCE = (
     "bvh", "cam", "flexvert", "light", "mat", "mesh", "name", "oct", "path", "plugin_attr", "skin",
     "tex", "text",
@@ -39,9 +39,9 @@ def mujoco_minor_version() -> str:
 
 
 def model_checksum(model: mujoco.MjModel) -> str:
-    """Returns the SHA-256 of everything in a model that its motion depends on.
+    """Returns the SHA-256 of all parts of a model that affect its motion.
 
-    Numbers count to float32 precision, so that compilers which differ in the last digits agree.
+    Numbers are rounded to float32, so that compilers that differ in the last digits agree.
     """
     digest = hashlib.sha256()
     for name in sorted(dir(model)):
@@ -64,7 +64,7 @@ def _add(digest: hashlib._Hash, name: str, value: np.ndarray) -> None:
 
 
 def variants(family: Family) -> list[dict[str, Any]]:
-    """Returns the arguments of every model a family has: none for its own, then each other choice alone."""
+    """Returns the arguments of every model of a family: first the defaults, then each other choice alone."""
     others = [
         {argument.name: choice}
         for argument in family.arguments.values()
@@ -86,11 +86,11 @@ def record_key(family: Family, arguments: Mapping[str, Any]) -> str:
 
 
 def recorded_checksum(family: Family, arguments: Mapping[str, Any] = MappingProxyType({})) -> str | None:
-    """Returns the recorded checksum for the installed MuJoCo, or None where none was recorded.
+    """Returns the recorded checksum for the installed MuJoCo, or None if none was recorded.
 
     Args:
         family: the family.
-        arguments: its own arguments that the model was built with; the others have their defaults.
+        arguments: the family's arguments of the model; others have their defaults.
     """
     found = tables.checksums()["models"].get(family.id, {}).get(record_key(family, arguments))
     return None if found is None else str(found)
@@ -99,7 +99,7 @@ def recorded_checksum(family: Family, arguments: Mapping[str, Any] = MappingProx
 def check_model(family: Family, model: mujoco.MjModel, arguments: Mapping[str, Any]) -> None:
     """Warns, once per process and model of a family, if the model is not the frozen one.
 
-    For a MuJoCo version that has no recorded checksum there is nothing to compare.
+    A MuJoCo version without a recorded checksum is not checked.
     """
     checked = (family.id, record_key(family, arguments))
     if checked in _checked:
@@ -109,7 +109,7 @@ def check_model(family: Family, model: mujoco.MjModel, arguments: Mapping[str, A
     if recorded is not None and recorded != model_checksum(model):
         warnings.warn(
             f"the compiled model of {family.id} is not the frozen one for MuJoCo"
-            f" {mujoco_minor_version()}: an asset has changed, so results do not compare with others'"
+            f" {mujoco_minor_version()}: an asset has changed, so results are not comparable with others"
             " (is another version of gymnasium installed?)",
             stacklevel=2,
         )

@@ -1,1 +1,1 @@
-"""What documents a family: its page, its task space as a picture, frames."""
+"""Documentation of a family: its page, a plot of its task space, frames."""

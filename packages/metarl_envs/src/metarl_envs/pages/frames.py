@@ -1,4 +1,4 @@
-"""Writing frames as a picture or a clip. Pictures and GIFs need `metarl-envs[plot]`, MP4 `[video]`."""
+"""Writes frames as a picture or a clip. Pictures and GIFs need `metarl-envs[plot]`, MP4 needs `[video]`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _write_gif(path: Path, frames: Frames, fps: int) -> None:
         format="GIF",
         save_all=True,
         append_images=images[1:],
-        duration=max(20, round(1000 / fps)),  # browsers slow down what is quicker
+        duration=max(20, round(1000 / fps)),  # browsers slow down shorter durations
         loop=0,
     )
 
@@ -38,7 +38,7 @@ def _write_mp4(path: Path, frames: Frames, fps: int) -> None:
     import imageio_ffmpeg
 
     height, width = frames[0].shape[:2]
-    # The temporary file has another ending, so the format is named.
+    # The temporary file has a different extension, so the format is given explicitly.
     clip = imageio_ffmpeg.write_frames(
         str(path), (width, height), fps=fps, codec="libx264", output_params=["-f", "mp4"]
     )
@@ -56,26 +56,26 @@ _WRITERS: dict[str, tuple[Callable[[Path, Frames, int], None], str, str]] = {
     ".png": (_write_png, "Pillow", "plot"),
 }
 CLIPS = (".gif", ".mp4")
-"""The endings of files that show all frames."""
+"""Extensions of files that contain all frames."""
 
 
 def check_format(path: Path) -> None:
-    """Raises ValueError when a file's ending is not one that `write_frames` knows."""
+    """Raises ValueError if `write_frames` does not support a file's extension."""
     if path.suffix not in _WRITERS:
-        raise ValueError(f"a picture's file ends in one of {listed(_WRITERS)}, got {path.name!r}")
+        raise ValueError(f"a picture's file name must end in one of {listed(_WRITERS)}, got {path.name!r}")
 
 
 def write_frames(path: Path, frames: Frames, fps: int) -> None:
     """Writes frames: all of them as a clip (GIF, MP4), or the last one as a PNG.
 
     Args:
-        path: the file, whose ending says which; written whole or not at all.
+        path: the file; its extension selects the format; written completely or not at all.
         frames: `(height, width, 3)` each, at least one; an MP4's sides are multiples of 16.
         fps: frames per second of a clip.
 
     Raises:
-        ValueError: the file's ending is unknown.
-        ImportError: what writes such a file is not installed.
+        ValueError: the file's extension is not supported.
+        ImportError: the package that writes this format is not installed.
     """
     check_format(path)
     write, package, extra = _WRITERS[path.suffix]

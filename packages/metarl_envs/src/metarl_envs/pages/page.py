@@ -1,4 +1,4 @@
-"""A family's documentation page, made from its specification, its body and its objective."""
+"""The documentation page of a family, generated from its specification, body and objective."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _spans(rows: Iterable[Row]) -> list[tuple[str, str, str]]:
 
 
 def _further_terms(family: Family, known: Sequence[str]) -> dict[str, str]:
-    """Returns the reward terms that only another choice of an argument brings, and which choice."""
+    """Returns the reward terms that exist only for another value of an argument, and that value."""
     found: dict[str, str] = {}
     for argument in family.arguments.values():
         for choice in argument.choices:
@@ -47,11 +47,11 @@ def _further_terms(family: Family, known: Sequence[str]) -> dict[str, str]:
 
 
 def _about_splits(family: Family) -> str:
-    """Returns what stands below the table of splits: subsets, or why there is no validation split."""
+    """Returns the text below the table of splits: subsets, or why there is no validation split."""
     if family.train_equals_test:
         return "\n\nThese are all tasks of the family, so there is no validation split."
     rows = [
-        f"- Subset `{name}`: the first {subset.count} {subset.split} tasks, {subset.doc}."
+        f"- Subset `{name}`: the first {subset.count} {subset.split} tasks. {subset.doc}."
         for name, subset in family.subsets.items()
     ]
     return "\n\n" + "\n".join(rows) if rows else ""
@@ -62,7 +62,7 @@ def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
 
     Args:
         family: the family.
-        additions: what to put before a section, by the section's heading.
+        additions: texts to insert before sections; the keys are headings of sections.
     """
     core = build_core(family)
     body, objective = core.body, core.objective
@@ -86,7 +86,7 @@ def page(family: Family, additions: Mapping[str, str] | None = None) -> str:
     info += [*objective.extra_info.items(), *body.info_keys.items()]
     arguments = [(f"`{n}`", f"`{d!r}`", doc) for n, d, doc in _COMMON_ARGUMENTS]
     arguments += [
-        (f"`{a.name}`", f"`{a.default!r}`", f"{a.doc} ({', '.join(map(repr, a.choices))})")
+        (f"`{a.name}`", f"`{a.default!r}`", f"{a.doc}. Choices: {', '.join(map(repr, a.choices))}")
         for a in family.arguments.values()
     ]
     parameters = zip(

@@ -1,4 +1,4 @@
-"""A family's task space as a PNG: where the tasks of its splits lie. Needs `metarl-envs[plot]`."""
+"""Plot of a family's task space: the tasks of every split, as a PNG. Needs `metarl-envs[plot]`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarl_envs.files import atomic_path
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's colours, with shapes and sizes that stay apart where tasks of two splits coincide.
+# Okabe and Ito's colours; shapes and sizes differ, so that coinciding tasks of two splits are both visible.
 _STYLES: dict[str, dict[str, Any]] = {
     "train": {"color": "#0072B2", "marker": "o", "s": 46, "alpha": 0.55, "linewidths": 0},
     "validation": {"color": "#CC79A7", "marker": "s", "s": 30, "alpha": 0.95, "linewidths": 0},
@@ -30,13 +30,13 @@ def plot_tasks(family: Family, path: str | os.PathLike[str]) -> None:
 
     Args:
         family: the family.
-        path: PNG file to write, whole or not at all.
+        path: PNG file to write, completely or not at all.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     try:
-        # The object interface: pyplot would keep the figure and pick a backend for the process.
+        # The object interface is used because pyplot keeps figures and selects a backend for the process.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -81,7 +81,7 @@ def plot_tasks(family: Family, path: str | os.PathLike[str]) -> None:
         labelcolor=_INK,
     )
     with atomic_path(path) as temporary:
-        # Without the writer's version in it, the file changes only with the picture.
+        # Without the writer's version, the file changes only if the picture changes.
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
 
 
@@ -130,7 +130,7 @@ def _in_space(panels: Any, family: Family, tables: dict[str, Array]) -> None:
 
 
 def _as_arrows(axes: Any, family: Family, tables: dict[str, Array]) -> None:
-    """Draws pairs of points as lines that end in the second one's mark."""
+    """Draws pairs of points as lines that end in a mark at the second point."""
     for name, rows in tables.items():
         colour = _STYLES[name]["color"]
         axes.plot(rows[:, [0, 2]].T, rows[:, [1, 3]].T, color=colour, linewidth=0.8, alpha=0.5, zorder=0)
@@ -144,12 +144,12 @@ def _side_by_side(axes: Any, family: Family, tables: dict[str, Array]) -> None:
     for number, (name, rows) in enumerate(tables.items()):
         x = np.broadcast_to(index + (number - (len(tables) - 1) / 2) * shift, rows.shape)
         axes.scatter(x, rows, label=f"{name} ({len(rows)})", **{**_STYLES[name], "s": 6})
-    axes.set_yscale("log")  # the families of many parameters have multipliers
+    axes.set_yscale("log")  # parameters of families with many parameters are multipliers
     ticks = (0.3, 0.5, 1.0, 2.0, 3.0)
     axes.set_yticks(ticks, [f"×{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
     axes.axhline(1.0, color=_FAINT, linewidth=0.8, zorder=0)
-    # Parameters come in groups, named by their first word.
+    # Parameters form groups, named by their first word.
     groups = [name.split("_")[0] for name in names]
     starts = [i for i in range(len(groups)) if i == 0 or groups[i] != groups[i - 1]]
     for start in starts[1:]:

@@ -1,7 +1,7 @@
-"""What a family rewards: the terms of its reward, and success.
+"""The objectives of the families: reward terms and success.
 
-An objective sees what a body reports of its motion, the applied actions and the task parameters, all
-batched over N simulations, and returns one array per reward term. It knows no simulator.
+An objective receives the motion that a body reports, the applied actions and the task parameters, all batched
+over N simulations. It returns one array per reward term. It does not depend on a simulator.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Array = NDArray[np.float64]
 
 @dataclass(slots=True)
 class Motion:
-    """What a body did in one step.
+    """The motion of a body in one step.
 
     Attributes:
-        position: of the body's tracked point after the step, `(N, D)`, in metres.
+        position: position of the body's tracked point after the step, `(N, D)`, in metres.
         velocity: its finite difference over the step, `(N, D)`, in metres per second.
         actions: the applied actions after clipping to [-1, 1], `(N, A)`.
-        contact_forces: external wrenches per body, `(N, bodies · 6)`, where the body was asked for them.
+        contact_forces: external wrenches per body, `(N, bodies · 6)`, or None if they are not reported.
         fallen: which simulations are in a state that ends their episode, `(N,)`, or None for none.
     """
 
@@ -37,7 +37,7 @@ class Motion:
 
 @dataclass(slots=True)
 class Outcome:
-    """What an objective says of a step.
+    """Progress and success of one step.
 
     Attributes:
         progress: the progress term `(N,)`.
@@ -51,20 +51,20 @@ class Outcome:
 
 
 class Objective(ABC):
-    """The reward of a family: one progress term and the costs that its options switch on.
+    """The reward of a family: one progress term, and the cost terms that its options select.
 
     Attributes:
-        term_names: the names of the reward terms, as `info` has them; the progress term is the first.
+        term_names: the names of the reward terms, as in `info`; the progress term is first.
     """
 
     progress_name: ClassVar[str]
     """Name of the progress term; in `info` it is `reward_<progress_name>`."""
     progress_formula: ClassVar[str]
-    """The progress term in mathematics, for the documentation page."""
+    """Formula of the progress term, for the documentation page."""
     success_text: ClassVar[str]
-    """What counts as success, for the documentation page."""
+    """Definition of success, for the documentation page."""
     extra_info: ClassVar[dict[str, str]] = {}
-    """Further `info` keys and what they mean."""
+    """Further `info` keys and their meanings."""
     ends_on_success: bool = False
     """Whether success ends the episode."""
 
@@ -78,16 +78,16 @@ class Objective(ABC):
         step_cost: float = 0.0,
         fall_cost: float = 0.0,
     ) -> None:
-        """Sets costs and bonus; those that are zero bring no term.
+        """Sets costs and bonus; a zero adds no term.
 
         Args:
             control_cost: weight of the squared actions.
             contact_cost: weight of the squared contact forces that the body reports.
-            contact_limit: the most that contacts can cost in a step.
+            contact_limit: upper bound of the contact cost in a step.
             drift_cost: weight of the squared velocity along y and z.
-            alive_bonus: a constant that every step earns.
-            step_cost: a constant that every step costs.
-            fall_cost: what ending an episode by a fall costs.
+            alive_bonus: a constant added to the reward of every step.
+            step_cost: a constant subtracted from the reward of every step.
+            fall_cost: a constant subtracted when a fall ends an episode.
         """
         self.control_cost = control_cost
         self.contact_cost = contact_cost
@@ -112,23 +112,23 @@ class Objective(ABC):
         """Returns progress and success of a step.
 
         Args:
-            motion: what the body did.
+            motion: the motion of the body.
             tasks: the task parameters, `(N, P)`.
         """
 
     @abstractmethod
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
-        """Returns the point, of the floor `(2,)` or in space `(3,)`, that shows the task in a frame.
+        """Returns the point that marks the task in a frame, on the floor `(2,)` or in space `(3,)`.
 
         Args:
             position: the tracked point of one simulation, `(D,)`.
             task: its parameters, `(P,)`.
-            seconds: since the episode began.
+            seconds: time since the start of the episode.
         """
 
     @property
     def formula(self) -> str:
-        """The whole reward in mathematics."""
+        """Formula of the complete reward."""
         text = self.progress_formula
         if self.control_cost:
             text += f" - {self.control_cost:g} · Σ a²"
@@ -146,7 +146,7 @@ class Objective(ABC):
         return text
 
     def costs(self, motion: Motion) -> list[Array]:
-        """Returns the further terms as rewards `(N,)`, in the order of `term_names` after the progress."""
+        """Returns the other terms as rewards `(N,)`, in the order of `term_names` after the progress term."""
         result = []
         if self.control_cost:
             actions = motion.actions
@@ -154,7 +154,7 @@ class Objective(ABC):
         if self.contact_cost:
             forces = motion.contact_forces
             if forces is None:
-                raise ValueError("a contact cost needs a body that reports contact forces")
+                raise ValueError("a contact cost requires a body that reports contact forces")
             cost = np.vecdot(forces, forces) * self.contact_cost
             result.append(-cost if self.contact_limit is None else -np.minimum(cost, self.contact_limit))
         if self.drift_cost:
@@ -177,8 +177,8 @@ class Velocity(Objective):
     """
 
     progress_name = "velocity"
-    progress_formula = "-Σ |v - velocity|, over the task's axes"
-    success_text = "within 0.2 m/s of the task's velocity on every axis (our choice; no original has one)"
+    progress_formula = "-(Σ |v - velocity| over the task's axes)"
+    success_text = "within 0.2 m/s of the task's velocity on every axis (our choice; originals define none)"
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Compares the velocity with the task's."""
@@ -190,7 +190,7 @@ class Velocity(Objective):
         return Outcome(-error.sum(axis=1), error.max(axis=1) <= 0.2)
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
-        """Returns a pacemaker: where the body would be, had it run at the task's velocity."""
+        """Returns the position of a body that moves at exactly the task's velocity from the start."""
         goal = np.zeros(2)
         goal[: len(task)] = task * seconds
         return goal
@@ -199,15 +199,15 @@ class Velocity(Objective):
 class Direction(Objective):
     """Run forward or backward along x, as fast as possible.
 
-    The first task parameter is the direction; others are the body's.
+    The first task parameter is the direction; the body uses the others.
     """
 
     progress_name = "velocity"
     progress_formula = "direction · v_x"
-    success_text = "at least 1 m/s in the task's direction (our choice; no original has one)"
+    success_text = "at least 1 m/s in the task's direction (our choice; originals define none)"
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
-        """Takes the velocity in the task's direction."""
+        """Computes the velocity in the task's direction."""
         velocity = motion.velocity[:, 0] * tasks[:, 0]
         return Outcome(velocity, velocity >= 1.0)
 
@@ -220,13 +220,13 @@ class Direction2D(Objective):
     """Run in the task's direction in the plane, an angle from the x axis, as fast as possible."""
 
     progress_name = "velocity"
-    success_text = "at least 1 m/s in the task's direction (our choice; no original has one)"
+    success_text = "at least 1 m/s in the task's direction (our choice; originals define none)"
 
     def __init__(self, velocity_weight: float = 1.0, **costs: Any) -> None:
         """Sets the weight of the velocity.
 
         Args:
-            velocity_weight: what the velocity in the task's direction is multiplied with.
+            velocity_weight: factor of the velocity in the task's direction.
             **costs: costs and bonus, see `Objective`.
         """
         self.velocity_weight = velocity_weight
@@ -235,7 +235,7 @@ class Direction2D(Objective):
         super().__init__(**costs)
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
-        """Takes the velocity in the task's direction."""
+        """Computes the velocity in the task's direction."""
         angle, velocity = tasks[:, 0], motion.velocity
         along = velocity[:, 0] * np.cos(angle) + velocity[:, 1] * np.sin(angle)
         return Outcome(along * self.velocity_weight, along >= 1.0)
@@ -246,14 +246,14 @@ class Direction2D(Objective):
 
 
 class Forward(Objective):
-    """Run forward along x, as fast as possible, whatever the task, which is the body's physics."""
+    """Run forward along x, as fast as possible. The task affects only the body's physics."""
 
     progress_name = "velocity"
     progress_formula = "v_x"
-    success_text = "at least 1 m/s forward (our choice; no original has one)"
+    success_text = "at least 1 m/s forward (our choice; originals define none)"
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
-        """Takes the velocity along x."""
+        """Computes the velocity along x."""
         velocity = motion.velocity[:, 0].copy()
         return Outcome(velocity, velocity >= 1.0)
 
@@ -279,10 +279,10 @@ class Goal(Objective):
         """Chooses the form of the reward.
 
         Args:
-            norm: 1 for the sum of the coordinates' distances, 2 for the Euclidean distance.
+            norm: 1 for the L1 distance, 2 for the Euclidean distance.
             radius: the Euclidean distance that counts as success, in metres.
-            reward: `dense`, minus the distance, or `sparse`, 1 - distance within the radius.
-            report_both: whether info holds both rewards.
+            reward: `dense`: the negative distance; `sparse`: 1 - distance within the radius, otherwise 0.
+            report_both: whether info contains both rewards.
             termination: `never`, or `legacy`, which ends an episode at success.
             **costs: costs and bonus, see `Objective`.
         """
@@ -293,15 +293,15 @@ class Goal(Objective):
         self.report_both = report_both
         self.ends_on_success = termination == "legacy"
         distance = "(|x - goal_x| + |y - goal_y|)" if norm == 1 else "‖(x, y) - goal‖"
-        # Instances differ in their formulas, so these shadow the class's declarations.
+        # The formula depends on the options, so the instance attribute shadows the class's declaration.
         self.progress_formula = (  # type: ignore[misc]
             f"(1 - {distance} if {distance} ≤ {radius:g} else 0)" if self.sparse else f"-{distance}"
         )
         self.success_text = f"within {radius:g} m of the goal"  # type: ignore[misc]
         if report_both:
             self.extra_info = {  # type: ignore[misc]
-                "dense_reward": "minus the distance to the goal, whichever reward is selected",
-                "sparse_reward": f"1 - distance within {radius:g} m of the goal, else 0, likewise",
+                "dense_reward": "negative distance to the goal; always reported",
+                "sparse_reward": f"1 - distance within {radius:g} m of the goal, else 0; always reported",
             }
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
@@ -327,7 +327,7 @@ class Goal(Objective):
 
 
 class OnTarget(Objective):
-    """Bring the tracked point to the task's target, which its last parameters are."""
+    """Bring the tracked point to the task's target, given by its last parameters."""
 
     progress_name = "target"
 
@@ -343,11 +343,11 @@ class OnTarget(Objective):
         """Chooses the form of the reward.
 
         Args:
-            bonus: what a step on the target earns.
+            bonus: reward of a step on the target.
             radius: the distance that counts as on the target, in metres.
-            axes: the coordinates that count, x first.
+            axes: number of coordinates used, x first.
             ends: whether success ends an episode.
-            reward: `sparse`, or `dense`: minus the distance in place of the bonus.
+            reward: `sparse`, or `dense`: the negative distance replaces the bonus.
             **costs: costs, see `Objective`.
         """
         super().__init__(**costs)
@@ -356,9 +356,9 @@ class OnTarget(Objective):
         self.axes = axes
         self.ends_on_success = ends
         self.dense = reward == "dense"
-        # Instances differ in their formulas, so these shadow the class's declarations.
+        # The formula depends on the options, so the instance attribute shadows the class's declaration.
         self.progress_formula = "-distance" if self.dense else f"({bonus:g} if on target else 0)"  # type: ignore[misc]
-        self.success_text = f"on target: within {radius:g} m of it"  # type: ignore[misc]
+        self.success_text = f"on target (within {radius:g} m of it)"  # type: ignore[misc]
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Measures the distance to the target."""
