@@ -1,4 +1,4 @@
-"""Off-policy algorithms that train on meta-batches: Tianshou's update surface over task buffers."""
+"""Off-policy algorithms that train on meta-batches, with Tianshou's update interface."""
 
 import time
 from abc import abstractmethod
@@ -22,7 +22,7 @@ TMetaPolicy = TypeVar("TMetaPolicy", bound=MetaPolicy)
 class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
     """Tianshou's trainer without its progress bars.
 
-    Tianshou 2.0.1 shows the bar of the gradient steps even where `show_progress` is false.
+    Tianshou 2.0.1 shows the bar of the gradient steps even if `show_progress` is false.
     """
 
     @property
@@ -49,19 +49,19 @@ class QuietOffPolicyTrainer(OffPolicyTrainer):  # type: ignore[misc]
 
 
 class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type: ignore[misc]
-    """Draws batches from a `TaskReplayBuffer` and hands them to one gradient step.
+    """Draws batches from a `TaskReplayBuffer` and passes each to one gradient step.
 
-    A subclass is one algorithm: it builds its networks and optimisers, says in `draw` what a step
-    needs from the buffer, and writes its update rule in `gradient_step`.
+    A subclass is one algorithm: it builds its networks and optimisers, draws the data of a step in
+    `draw`, and implements its update rule in `gradient_step`.
 
     Args:
         policy: the policy.
-        training_reward: "reward", or the info key whose values the losses train on.
+        training_reward: "reward", or the info key that replaces the reward in the losses.
         report_every: gradient steps per report of mean losses.
-        generator: source of the update's random numbers, on the device of the networks.
+        generator: random generator of the updates, on the device of the networks.
     """
 
-    #: Whether `trial_agent` is to be handed the replay buffer.
+    #: Whether `trial_agent` requires the replay buffer.
     needs_replay: ClassVar[bool] = False
 
     def __init__(
@@ -78,21 +78,21 @@ class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type
 
     @abstractmethod
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Any:
-        """What one gradient step needs, as tensors on the algorithm's device."""
+        """The data of one gradient step, as tensors on the algorithm's device."""
 
     @abstractmethod
     def gradient_step(self, data: Any) -> dict[str, Tensor]:
         """One update of every network. Returns the scalars in `loss_names`, on the device."""
 
     def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int | None:
-        """Gradient steps after a collection; None leaves it to the trainer's steps per sample."""
+        """Number of gradient steps after a collection; None: the trainer's steps per sample apply."""
         return None
 
     def begin_updates(self) -> None:
-        """A collection is over and gradient steps follow."""
+        """Called after a collection, before its gradient steps."""
 
     def transitions(self, buffer: TaskReplayBuffer, rows: IntArray) -> Transitions:
-        """The transitions in these rows of the buffer, with the shape of the rows leading."""
+        """The transitions in these rows of the buffer; leading axes have the shape of the rows."""
         rewards = buffer.rew if self.training_reward == "reward" else buffer.info[self.training_reward]
         return Transitions(
             self.tensor(buffer.obs.take(rows, 0)),
@@ -102,10 +102,10 @@ class MetaOffPolicyAlgorithm(RunState, OffPolicyAlgorithm[TMetaPolicy]):  # type
             self.tensor(buffer.obs_next.take(rows, 0)),
         )
 
-    # -- Tianshou's surface ---------------------------------------------------------------------
+    # -- Tianshou's interface -------------------------------------------------------------------
 
     def update(self, buffer: ReplayBuffer, sample_size: int | None) -> MetaTrainingStats:
-        """One gradient step on `sample_size` transitions, of each drawn task where it draws tasks.
+        """One gradient step on `sample_size` transitions, or as many per task if it draws tasks.
 
         Raises:
             RuntimeError: outside a training step, as in every Tianshou algorithm.
