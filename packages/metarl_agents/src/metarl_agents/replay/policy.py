@@ -52,7 +52,7 @@ class ExploringPolicy(MetaPolicy):
         """
         if conditioning not in ("random", "exploring"):
             raise ValueError(
-                f"{self.name} has the conditionings 'random' and 'exploring', not {conditioning!r}"
+                f"the conditioning of {self.name} must be 'random' or 'exploring', not {conditioning!r}"
             )
         self.at_random = conditioning == "random"
 
