@@ -45,7 +45,7 @@ class BatchPolicy(Policy):  # type: ignore[misc]
         return result
 
     def observe(self, observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> None:
-        """Receives a step of all rollouts that does not end them; recurrent policies update their state.
+        """Receives a step of all rollouts, unless all have ended; recurrent policies update their state.
 
         Rows of rollouts that have ended are arbitrary.
 
