@@ -163,7 +163,7 @@ def test_collect_runs_whole_iterations_until_it_has_enough():
     assert collector.collect(n_episode=3).n_collected_episodes >= 3
     with pytest.raises(ValueError, match="one of n_step and n_episode"):
         collector.collect()
-    with pytest.raises(ValueError, match="neither acts at random"):
+    with pytest.raises(ValueError, match="supports neither random actions"):
         collector.collect(n_step=1, random=True)
 
 
@@ -181,5 +181,5 @@ def test_misfits_are_refused():
         make(Schedule((), ()), mode=AutoresetMode.SAME_STEP)
     collector = make(Schedule((), (Stage(6, "prior", True),)))
     collector.horizon = 4
-    with pytest.raises(RuntimeError, match="went on after 4 steps"):
+    with pytest.raises(RuntimeError, match="continued after 4 steps"):
         collector.collect(n_step=1)

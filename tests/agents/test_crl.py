@@ -298,7 +298,7 @@ def test_rollouts_act_with_the_heads_of_their_tasks():
     torch.testing.assert_close(policy.act(observations[rows], rows, deterministic=True), actions[rows])
     policy.begin_rollouts(tasks, "posterior", filled_buffer())
     assert policy.heads_R.weight.shape == (3, 2 * A, 8)
-    with pytest.raises(ValueError, match="'prior' or the 'posterior'"):
+    with pytest.raises(ValueError, match="'prior' or 'posterior'"):
         policy.begin_rollouts(tasks, "task", filled_buffer())
 
 

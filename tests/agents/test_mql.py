@@ -236,7 +236,7 @@ def test_without_adaptation_episodes_nothing_adapts_and_without_replay_nothing_c
     agent.begin_trial(trial(adaptation_episodes=0))
     run_episode(agent, 1)
     assert agent.diagnostics() == []
-    with pytest.raises(ValueError, match="hand it over"):
+    with pytest.raises(ValueError, match="needs the replay buffer"):
         algorithm.trial_agent()
     make(adaptation="none")[0].trial_agent()
 

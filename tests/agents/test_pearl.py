@@ -264,7 +264,7 @@ def test_rollouts_draw_one_latent_each():
     assert torch.equal(policy.act(observations[:2], rows, deterministic=True), everything[rows])
     batch = Batch(obs=np.zeros((2, OBS)), info=Batch(env_id=rows))
     assert torch.equal(policy(batch).act, everything[rows])
-    with pytest.raises(ValueError, match="'prior' or the 'posterior'"):
+    with pytest.raises(ValueError, match="'prior' or 'posterior'"):
         policy.begin_rollouts(np.array([0]), "task", buffer)
 
 

@@ -311,7 +311,7 @@ def test_a_run_of_initial_steps_only_says_that_nothing_was_learned(tmp_path, cap
         assert "nan" not in text
     again = CliRunner().invoke(app, ["resume", str(tmp_path / "short")])
     assert "untrained:" in again.output
-    assert "give --steps more than 1,600" in again.output
+    assert "use --steps with more than 1,600" in again.output
     assert "finished" not in again.output
     assert tiny(tmp_path / "longer", steps=1601).learned
 

@@ -203,13 +203,13 @@ def test_state_goes_through_arrays_and_back():
 def test_refusals_leave_the_buffer_as_it_was():
     buffer = make_buffer()
     buffer.add_episodes(np.array([0]), np.array([3]), make_episodes([3], 0), to_context=False)
-    with pytest.raises(ValueError, match="unbroken run"):
+    with pytest.raises(ValueError, match="must be contiguous"):
         buffer.add_episodes(np.array([0]), np.array([3]), make_episodes([3], 1), to_context=True)
     bad = make_episodes([3], 1)
     bad["rew"][0, 1] = np.inf
     with pytest.raises(ValueError, match="'rew' that is not finite"):
         buffer.add_episodes(np.array([0]), np.array([3]), bad, to_context=False)
-    with pytest.raises(ValueError, match="raise the buffer's capacity"):
+    with pytest.raises(ValueError, match="increase the buffer's capacity"):
         buffer.add_episodes(np.zeros(4, int), np.array([6] * 4), make_episodes([6] * 4, 1), to_context=False)
     with pytest.raises(TypeError, match="whole episodes"):
         buffer.add(None)

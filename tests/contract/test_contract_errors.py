@@ -120,7 +120,7 @@ def test_unknown_split(family_id):
     for make in _makers(family_id):
         _refused(lambda make=make: make(split="tets"), ("'tets'", "'train'", "'test'", "did you mean"))
         if metarl_envs.family(family_id).train_equals_test:
-            words = ("no validation tasks", "only its members", "'train'", "'test'")
+            words = ("no validation tasks", "both train and test", "'train'", "'test'")
             _refused(lambda make=make: make(split="validation"), words)
         else:
             assert make(split="validation").unwrapped.get_task() is not None

@@ -352,7 +352,7 @@ def test_bad_actions_name_the_agent_and_close_the_environment(actions, message):
     [
         ({"split": "ood"}, {}, "Fake-v0 has the splits 'test', not 'ood'"),
         ({"num_tasks": 4}, {}, "num_tasks must be at most 3"),
-        ({}, {"tasks": []}, "env_arguments must not hold tasks"),
+        ({}, {"tasks": []}, "env_arguments must not contain tasks"),
         ({}, {"bonus": np.float32(1)}, "plain JSON values"),
     ],
 )
@@ -562,7 +562,7 @@ def test_adaptation_curve_groups_episodes_of_one_policy():
 
 def test_summary_says_which_bootstrap_it_used():
     one, two = fake_report(), fake_report(RandomAgent(), seeds=(0, 1))
-    assert "over tasks, as there is one run" in summarise(one).interval
+    assert "over tasks (only one run)" in summarise(one).interval
     assert "over runs, stratified by task" in summarise(two).interval
     assert "none" in summarise(fake_report(num_tasks=1)).interval
     assert summarise(one).score == ((2 - 18 + 2) / 3, -18.0, 2.0)  # too few tasks to trim

@@ -1,4 +1,4 @@
-"""N simulations of one family: what both the single and the vector environment are made of."""
+"""N simulations of one family, the common core of the single and the vector environment."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Info = dict[str, NDArray[Any]]
 
-# The bodies, and MuJoCo with them, are imported when the first simulation is built, which is after this.
+# The bodies and MuJoCo are imported later, when the first simulation is built.
 prefer_headless_rendering()
 
 LARGEST = 2e10
-"""Bound of every observation: MuJoCo calls a simulation unstable beyond 1e10, and then it ends."""
+"""Bound of every observation. MuJoCo considers a simulation unstable beyond 1e10, which ends the episode."""
 
 
 def _all_finite(values: NDArray[Any]) -> bool:
-    # The quickest exact test: counting true values has no Python layer, unlike `.all()`.
+    # The fastest exact test: unlike `.all()`, counting true values has no Python layer.
     return bool(np.count_nonzero(np.isfinite(values)) == values.size)
 
 
 def restored_generator(state: Any) -> np.random.Generator:
-    """Returns a generator in a saved state of `generator.bit_generator.state`.
+    """Returns a generator with a saved `generator.bit_generator.state`.
 
     Raises:
-        ValueError: the state is not one of NumPy's PCG64, which Gymnasium uses.
+        ValueError: it is not a state of NumPy's PCG64, which Gymnasium uses.
     """
     bits = np.random.PCG64(0)
     try:
         bits.state = state
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("a generator's state must be one of NumPy's PCG64, as saved") from error
+        raise ValueError("a generator's state must be a saved state of NumPy's PCG64") from error
     return np.random.Generator(bits)
 
 
@@ -57,7 +57,7 @@ def state_part(state: Mapping[str, Any], key: str) -> Any:
         ValueError: it is missing.
     """
     if key not in state:
-        raise ValueError(f"the state lacks {key!r}: it must be one that get_state() returned")
+        raise ValueError(f"the state lacks {key!r}: it must come from get_state()")
     return state[key]
 
 
@@ -69,9 +69,9 @@ def state_array(
     Args:
         state: the saved state.
         key: the array's name.
-        shape: what its shape must be.
+        shape: its required shape.
         dtype: its type.
-        owner: what the state must fit, for messages.
+        owner: description of the environment, for messages.
 
     Raises:
         ValueError: it is missing, has another shape, or is not finite.
@@ -80,21 +80,21 @@ def state_array(
     if array.shape != shape:
         raise ValueError(f"the state does not fit {owner}: its {key} has shape {array.shape}, not {shape}")
     if not _all_finite(array):
-        raise ValueError(f"a state holds finite numbers only, but {key} has NaN or infinity")
+        raise ValueError(f"a state must be finite, but {key} has NaN or infinity")
     return array
 
 
 class Core:
-    """N simulations of one family, each with its own task, clock and generator.
+    """N simulations of one family, each with its own task, step counter and generator.
 
-    It neither resets by itself nor limits time: the environments on top do.
+    It neither resets automatically nor limits time; the environments that use it do.
 
     Attributes:
         family: the family.
         num: the number of simulations N.
-        observation: the present observations `(N, O)`, float32.
+        observation: the current observations `(N, O)`, float32.
         elapsed: steps since each simulation's reset, `(N,)`.
-        all_well: whether the last step went without a fall or a divergence.
+        all_well: whether the last step had neither a fall nor a divergence.
         generators: one per simulation; every random number of simulation i comes from generator i.
     """
 
@@ -113,12 +113,12 @@ class Core:
 
         Args:
             family: the family.
-            num: how many simulations.
+            num: number of simulations.
             tasks: one per simulation.
-            observe_task: append the task's parameters to the observation.
-            num_threads: threads to step on.
-            arguments: the family's own arguments, unknown ones refused.
-            own_arguments: what else the environment on top takes, for the message of that refusal.
+            observe_task: whether to append the task's parameters to the observation.
+            num_threads: number of threads for stepping.
+            arguments: the arguments of the family; unknown ones are errors.
+            own_arguments: other arguments of the environment, for the message of that error.
         """
         self.family = family
         self.num = num
@@ -141,7 +141,7 @@ class Core:
 
             check_model(family, self.body.model, resolved)
         if not self.body.reports_contact_forces:
-            # The specification gives the term's weight; whether there is one is the body's to say.
+            # The specification gives the weight of the term; the body determines whether the term exists.
             for name in ("contact_cost", "contact_limit"):
                 options["objective"].pop(name, None)
         objective = OBJECTIVES[family.objective]
@@ -167,11 +167,11 @@ class Core:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The present task of every simulation."""
+        """The current task of every simulation."""
         return tuple(self._tasks)
 
     def set_tasks(self, ids: NDArray[np.int64], tasks: Sequence[Task]) -> None:
-        """Gives simulations other tasks, from their next step on.
+        """Changes the tasks of simulations, from their next step on.
 
         Args:
             ids: the simulations, `(n,)`.
@@ -201,11 +201,11 @@ class Core:
         self._position[ids] = self.body.position()[ids]
 
     def _start_generator(self, i: int) -> np.random.Generator:
-        """Returns what simulation i draws its start from: its own generator, or one of its task."""
+        """Returns the generator for the start of simulation i: its own, or one derived from its task."""
         task = self._tasks[i]
         if task.split not in self.family.fixed_starts:
             return self.generators[i]
-        # The same in every episode of the task, whoever runs it.
+        # The same in every episode of the task, in any environment.
         digest = hashlib.sha256(json.dumps(task.to_dict(), sort_keys=True).encode()).digest()
         return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
@@ -217,32 +217,32 @@ class Core:
         return observation
 
     def check_actions(self, actions: Any, shape: tuple[int, ...]) -> Array:
-        """Checks actions at the border.
+        """Checks actions given by the user.
 
         Args:
-            actions: what the user gave.
-            shape: what it must be.
+            actions: the given actions.
+            shape: the required shape.
 
         Returns:
             The actions as float64, clipped to [-1, 1].
 
         Raises:
-            ValueError: another shape, not numbers, or not finite.
+            ValueError: the shape is wrong, or the values are not finite numbers.
         """
         try:
             given = np.asarray(actions)
         except ValueError as error:  # rows of different lengths
-            raise ValueError(f"an action is an array of numbers of shape {shape}") from error
+            raise ValueError(f"an action must be an array of numbers of shape {shape}") from error
         if given.dtype.kind not in "fiu":
-            raise ValueError(f"an action is an array of numbers of shape {shape}, got {given.dtype}")
+            raise ValueError(f"an action must be an array of numbers of shape {shape}, got {given.dtype}")
         if given.shape != shape:
-            raise ValueError(f"an action has shape {shape}, got {given.shape}")
+            raise ValueError(f"an action must have shape {shape}, got {given.shape}")
         result = given.astype(np.float64)
-        # Most actions come from a bounded policy: one comparison proves them finite and within range.
+        # Most actions come from a bounded policy; then one comparison shows that they are finite and valid.
         if np.count_nonzero(np.abs(result) <= 1.0) == result.size:
             return result
         if not _all_finite(result):
-            raise ValueError("an action holds finite numbers only, got NaN or infinity")
+            raise ValueError("an action must be finite, got NaN or infinity")
         return np.clip(result, -1.0, 1.0)
 
     def step(self, actions: Array, mask: Mask | None = None) -> tuple[Array, Mask, Info]:
@@ -282,7 +282,7 @@ class Core:
         self.all_well = diverged is None and fallen is None
         if mask is not None or diverged is not None:
             ended = np.zeros(self.num, dtype=np.bool_) if diverged is None else diverged
-            # What did not advance stays as it is; what diverged ends with its last sound observation.
+            # Simulations that did not advance keep their values; diverged ones keep the last finite ones.
             still = ended if mask is None else ended | ~mask
             diverged = ended if mask is None else ended & mask
             observation[still] = self.observation[still]
@@ -303,7 +303,7 @@ class Core:
         return reward, terminated, info
 
     def reset_info(self) -> Info:
-        """Returns the info of simulations that were just reset: no reward, no success, where they are."""
+        """Returns the info after a reset: zero rewards, no success, current positions."""
         position = self.body.position()
         info: Info = {name: np.zeros(self.num) for name in self.objective.term_names}
         info |= {name: np.zeros(self.num) for name in self.objective.extra_info}
@@ -315,11 +315,11 @@ class Core:
 
     @property
     def description(self) -> str:
-        """What a state must fit, for messages."""
+        """Description of the environment, for messages about states."""
         return f"{self.family.id} with {self.num} simulations and these arguments"
 
     def get_state(self) -> dict[str, Any]:
-        """Returns everything that decides what comes next, as arrays and JSON values."""
+        """Returns the complete state as arrays and JSON values."""
         return {
             "physics": self.body.get_state(),
             "observation": self.observation.copy(),
@@ -332,10 +332,10 @@ class Core:
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores `get_state`, bit for bit, or changes nothing.
+        """Restores a state from `get_state`, bit for bit; changes nothing if there is an error.
 
         Raises:
-            ValueError: the state is of another family, layout or number of simulations, or damaged.
+            ValueError: the state has another family, layout or number of simulations, or is damaged.
         """
         num, owner = self.num, self.description
         physics = state_array(state, "physics", self.body.get_state().shape, np.float64, owner)
@@ -346,7 +346,7 @@ class Core:
         saved = list(state_part(state, "generators"))
         if len(tasks) != num or len(saved) != num:
             raise ValueError(
-                f"a state of {owner} has a task and a generator for each simulation, got"
+                f"a state of {owner} must have a task and a generator for each simulation, got"
                 f" {len(tasks)} and {len(saved)}"
             )
         # There are no generators before the first reset.
@@ -372,7 +372,7 @@ class Core:
             return None
         from metarl_envs.families.models import model_checksum
 
-        # A task may have written into this body's model, so another one is asked.
+        # A task may have changed the model of this body, so a new one is built.
         return model_checksum(self._make_body(1, 1).model)
 
     def close(self) -> None:
@@ -381,7 +381,7 @@ class Core:
 
 
 def build_core(family: Family, **arguments: Any) -> Core:
-    """Returns one simulation of a family's first training task, to ask it about itself."""
+    """Returns one simulation of a family's first training task, to inspect its properties."""
     return Core(
         family,
         1,

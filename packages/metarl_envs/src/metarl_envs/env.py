@@ -1,4 +1,4 @@
-"""The single environment: the core with one simulation."""
+"""The single environment, which uses the core with one simulation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from metarl_envs.vector_env import (
 class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """One simulation of one family, with one task at a time.
 
-    `gymnasium.make("MetaAnt-Goal-v0")` makes one, with the family's time limit around it. A plain `reset()`
+    `gymnasium.make("MetaAnt-Goal-v0")` creates one, wrapped with the family's time limit. A plain `reset()`
     keeps the task; `reset(options={"task": ...})` or `set_task` changes it.
 
     Attributes:
@@ -49,11 +49,11 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
         Args:
             family: a family or its id.
-            split: where the default task and task indices are from.
+            split: split of the default task and of task indices.
             task: index into the split, `Task` or its dict; None is the first task.
-            observe_task: append the task's parameters to the observation, for oracles.
+            observe_task: whether to append the task's parameters to the observation, for oracles.
             render_mode: None or `rgb_array`.
-            **arguments: the family's own arguments, see its page.
+            **arguments: the arguments of the family, see its page.
 
         Raises:
             ValueError: an argument has a value that is not allowed; the message says what is.
@@ -80,7 +80,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._closed = False
 
     def get_task(self) -> Task:
-        """Returns the present task."""
+        """Returns the current task."""
         return self._core.tasks[0]
 
     def set_task(self, task: Any) -> None:
@@ -89,7 +89,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._core.set_tasks(np.zeros(1, np.int64), [self.family.resolve_task(task, self.split)])
 
     def sample_tasks(self, n: int) -> tuple[Task, ...]:
-        """Draws `n` tasks beyond the table from the split's distribution, with `np_random`."""
+        """Draws `n` tasks from the split's distribution, not from the table, with `np_random`."""
         return self.family.sample_tasks(n, self.np_random, self.split)
 
     def reset(
@@ -111,7 +111,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         given = dict(options or {})
         task = given.pop("task", None)
         if given:
-            raise ValueError(f"options may hold 'task', got {', '.join(map(repr, given))}")
+            raise ValueError(f"the only option is 'task', got {', '.join(map(repr, given))}")
         chosen = None if task is None else self.family.resolve_task(task, self.split)
         check_seed(seed)
         super().reset(seed=seed)
@@ -123,7 +123,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._core.observation[0].copy(), _first(self._core.reset_info())
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Advances by one step; the time limit is the wrapper's.
+        """Advances by one step; the wrapper applies the time limit.
 
         Args:
             action: `(A,)`; numbers outside [-1, 1] are clipped.
@@ -139,7 +139,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         check_not_closed(self._closed)
         core = self._core
         if not core.generators or self._ended:
-            raise RuntimeError("call reset() before step(): no episode is under way")
+            raise RuntimeError("call reset() before step(): no episode is running")
         checked = core.check_actions(action, self.action_space.shape or ())
         reward, terminated, info = core.step(checked[None])
         self._ended = bool(terminated[0])
@@ -161,10 +161,10 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._core.model_checksum()
 
     def get_state(self) -> dict[str, Any]:
-        """Returns everything that decides what comes next: physics, clock, task, generator.
+        """Returns the complete state: physics, step counter, task, generator.
 
-        The time limit's counter belongs to the wrapper around this environment; pickling the wrapped
-        environment takes both.
+        The counter of the time limit belongs to the wrapper of this environment; pickling the wrapped
+        environment includes both.
         """
         check_not_closed(self._closed)
         return {
@@ -191,12 +191,12 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             self._core.generators = [self._np_random]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles as specification and exact state, because a batch of simulations does not pickle."""
+        """Pickles the specification and the exact state, because a batch of simulations cannot be pickled."""
         saved = None if self._closed else self.get_state()
         return _restore, (type(self), self.family.id, self._arguments, self.spec, saved)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MetaEnv:
-        """Copies through the same form as pickling."""
+        """Copies in the same way as pickling."""
         function, arguments = self.__reduce__()
         result: MetaEnv = function(*copy.deepcopy(arguments, memo))
         return result

@@ -1,4 +1,4 @@
-"""Writing a result so that a reader never finds half of it."""
+"""Atomic writing of files, so that a file is never incomplete."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the same folder, which replaces `path` when the block succeeds.
 
-    The folder is created if it is missing. When the block raises, `path` is as it was and the
-    temporary file is gone.
+    The folder is created if it is missing. If the block raises an error, `path` is not changed and
+    the temporary file is removed.
 
     Args:
         path: The file to write.
 
     Yields:
-        Where to write it. The name ends like that of `path`, since some writers go by it.
+        The temporary path. It has the same extension as `path`, because some writers depend on it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # tempfile would make the file readable by its owner only, and the result would stay so.
+    # A file made by tempfile would be readable only by its owner, also after the renaming.
     temporary = target.with_name(f".{uuid.uuid4().hex}-{target.name}")
     try:
         yield temporary
@@ -36,13 +36,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def readable_json(value: Any, indent: str = "") -> str:
-    """JSON text with a line per entry, but with each innermost list on one line.
+    """JSON text with one line per entry, and each innermost list on one line.
 
-    Numbers keep every digit, so reading the text gives the same values back.
+    Numbers keep all digits, so reading the text restores the same values.
 
     Raises:
-        ValueError: If a number is NaN or infinite, which JSON cannot say.
-        TypeError: If a value is of a type that JSON does not know.
+        ValueError: If a number is NaN or infinite, which JSON does not support.
+        TypeError: If a value has a type that JSON does not support.
     """
     inner = indent + " "
     nested = (Mapping, list, tuple)

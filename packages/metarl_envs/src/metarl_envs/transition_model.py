@@ -16,11 +16,11 @@ Array = NDArray[np.float64]
 
 
 class TransitionModel:
-    """What the environment would say of a transition, from its observations alone.
+    """Reward and termination of a transition, computed from its observations only.
 
-    Families of the rllab lineage (`...Short...`) have in their observations all that their reward and their
-    termination need. Both functions are pure and vectorised, and equal what the environment returns for the
-    same transition, up to the observation's float32 precision.
+    The observations of families of the rllab lineage (`...Short...`) contain all quantities that their reward
+    and termination require. Both functions are pure and vectorised. Their results equal those of the
+    environment for the same transition, up to the float32 precision of observations.
     """
 
     def __init__(self, family: str | Family, **arguments: Any) -> None:
@@ -28,18 +28,18 @@ class TransitionModel:
 
         Args:
             family: a family or its id.
-            **arguments: the family's own arguments.
+            **arguments: the arguments of the family.
 
         Raises:
-            ValueError: the family's observations do not hold what its reward needs.
+            ValueError: the observations of the family do not contain all quantities that its reward requires.
         """
         self.family = find_family(family) if isinstance(family, str) else family
         core = build_core(self.family, **arguments)
         if not isinstance(core.body, ShortBody):
             core.close()
             raise ValueError(
-                f"the observations of {self.family.id} do not hold what its reward needs; the families that"
-                " have a transition model are those named ...Short..., MetaAnt-LowFriction-v0 and"
+                f"the observations of {self.family.id} do not contain all that its reward requires; the"
+                " families with a transition model are those named ...Short..., MetaAnt-LowFriction-v0 and"
                 " MetaAnt-Crippled-v0"
             )
         self._body, self._objective = core.body, core.objective
@@ -54,9 +54,9 @@ class TransitionModel:
         """Returns the rewards of transitions, `(B,)`.
 
         Args:
-            observation: before the step, `(B, O)`; no family's reward depends on it.
-            action: as given to the environment, `(B, A)`.
-            next_observation: after the step, `(B, O)`.
+            observation: observations before the step, `(B, O)`; no reward depends on them.
+            action: actions as passed to the environment, `(B, A)`.
+            next_observation: observations after the step, `(B, O)`.
             tasks: the task vectors, `(B, P)`.
         """
         del observation
@@ -68,5 +68,5 @@ class TransitionModel:
         return np.asarray(np.sum(terms, axis=0))
 
     def terminated(self, next_observation: NDArray[Any]) -> NDArray[np.bool_]:
-        """Returns which observations `(B, O)` are of a state that ends an episode, `(B,)`."""
+        """Returns for which observations `(B, O)` the state ends an episode, `(B,)`."""
         return self._body.fallen_in(np.asarray(next_observation, dtype=np.float64))

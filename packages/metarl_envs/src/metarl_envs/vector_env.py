@@ -33,7 +33,7 @@ FRAME_SIZE = (480, 480)
 
 
 def available_cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -46,7 +46,7 @@ def check_render_mode(render_mode: str | None) -> None:
 
 
 def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """Returns an autoreset mode from itself or its value.
+    """Returns an autoreset mode, given as such or by its value.
 
     Raises:
         ValueError: there is no such mode.
@@ -60,25 +60,25 @@ def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
 
 
 def check_seed(seed: Any) -> None:
-    """Raises ValueError for what is not a seed: neither None nor a non-negative integer."""
+    """Raises ValueError if a seed is neither None nor a non-negative integer."""
     if seed is None:
         return
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"a seed is None or a non-negative integer, got {seed!r}")
+        raise ValueError(f"a seed must be None or a non-negative integer, got {seed!r}")
 
 
 def check_not_closed(closed: bool) -> None:
     """Raises RuntimeError when an environment is used after `close`."""
     if closed:
-        raise RuntimeError("the environment is closed; make a new one")
+        raise RuntimeError("the environment is closed; create a new one")
 
 
 class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
     """N simulations of one family, each with its own task, stepped on native threads.
 
-    The fast form of every family: `gymnasium.make_vec(id, num_envs=N)` makes one. With the same seeds and
-    tasks it returns the same numbers as Gymnasium's sync and async vector environments over `MetaEnv`, bit
-    for bit and at any number of threads.
+    `gymnasium.make_vec(id, num_envs=N)` creates one. With the same seeds and tasks, it returns the same
+    numbers as Gymnasium's sync and async vector environments over `MetaEnv`, bit for bit and for any number
+    of threads.
 
     Attributes:
         family: the family.
@@ -106,16 +106,16 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         Args:
             family: a family or its id.
             num_envs: the number of simulations N.
-            split: where default tasks and task indices are from.
-            task: one task for all (index, `Task` or its dict).
+            split: split of the default tasks and of task indices.
+            task: one task for all simulations (index, `Task` or its dict).
             tasks: one task per simulation. By default simulation i has task i modulo the split's size.
-            observe_task: append the task's parameters to the observation, for oracles.
+            observe_task: whether to append the task's parameters to the observation, for oracles.
             render_mode: None or `rgb_array`.
             max_episode_steps: the time limit; by default the family's horizon.
-            autoreset_mode: when a finished simulation is reset. `DISABLED` leaves it to the caller, who
-                passes `options={"reset_mask": ...}` or masks it out of `step`.
-            num_threads: threads to step on; by default all cores, and 1 for a single simulation.
-            **arguments: the family's own arguments, see its page.
+            autoreset_mode: when a simulation that has ended is reset. With `DISABLED`, the caller resets it
+                with `options={"reset_mask": ...}` or excludes it from `step` with a mask.
+            num_threads: number of threads for stepping; by default all cores, and 1 for a single simulation.
+            **arguments: the arguments of the family, see its page.
 
         Raises:
             ValueError: an argument has a value that is not allowed; the message says what is.
@@ -178,7 +178,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
     # Tasks
 
     def _resolve(self, tasks: Any, count: int) -> list[Task]:
-        """Turns one task, or a sequence of `count`, into `count` tasks."""
+        """Converts one task, or a sequence of `count` tasks, to `count` tasks."""
         if isinstance(tasks, Sequence | np.ndarray) and not isinstance(tasks, str):
             if len(tasks) != count:
                 raise ValueError(f"give one task or {count} of them, got {len(tasks)}")
@@ -187,33 +187,33 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The present task of every simulation."""
+        """The current task of every simulation."""
         return self._core.tasks
 
     def get_task(self) -> tuple[Task, ...]:
-        """Returns the present task of every simulation."""
+        """Returns the current task of every simulation."""
         return self._core.tasks
 
     def set_task(self, task: Any) -> None:
-        """Gives every simulation one task: an index into the split, a `Task`, or its dict."""
+        """Sets the same task for every simulation: an index into the split, a `Task`, or its dict."""
         self.set_tasks(task)
 
     def set_tasks(self, tasks: Any, mask: Mask | None = None) -> None:
-        """Gives simulations other tasks, from their next step on.
+        """Changes the tasks of simulations, from their next step on.
 
         Args:
             tasks: one task for all, or a sequence with one per selected simulation.
             mask: which simulations, `(N,)` of bool; None for all.
 
         Raises:
-            ValueError: a task is not of this family, or their number is wrong.
+            ValueError: a task is not of this family, or the number of tasks is wrong.
         """
         check_not_closed(self.closed)
         ids = np.flatnonzero(self._all if mask is None else self._check_mask("mask", mask))
         self._core.set_tasks(ids, self._resolve(tasks, len(ids)))
 
     def sample_tasks(self, n: int) -> tuple[Task, ...]:
-        """Draws `n` tasks beyond the table from the split's distribution, with `np_random`."""
+        """Draws `n` tasks from the split's distribution, not from the table, with `np_random`."""
         return self.family.sample_tasks(n, self.np_random, self.split)
 
     # Gymnasium
@@ -228,12 +228,12 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
 
         Args:
             seed: None continues every generator; an integer seeds simulation i with `seed + i`; a
-                sequence seeds each on its own (None in it leaves one as it is).
+                sequence contains one seed per simulation (None keeps the generator).
             options: `task` changes the tasks (one, or a sequence with one per reset simulation);
                 `reset_mask`, `(N,)` of bool, selects the simulations.
 
         Returns:
-            All observations `(N, O)`, and the info arrays, whose masks mark what was reset.
+            All observations `(N, O)`, and the info arrays, whose masks mark the simulations that were reset.
 
         Raises:
             ValueError: an option is unknown or has a value that is not allowed.
@@ -244,11 +244,11 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         selected = self._all if mask is None else self._check_mask("reset_mask", mask)
         task = given.pop("task", None)
         if given:
-            raise ValueError(f"options may hold 'task' and 'reset_mask', got {', '.join(map(repr, given))}")
+            raise ValueError(f"options may be 'task' and 'reset_mask', got {', '.join(map(repr, given))}")
         if not selected.any():
             raise ValueError("reset_mask must select at least one simulation")
         if mask is not None and not (self._started | selected).all():
-            raise RuntimeError("the first reset must be of all simulations")
+            raise RuntimeError("the first reset must include all simulations")
         ids = np.flatnonzero(selected)
         chosen = None if task is None else self._resolve(task, len(ids))
         self._seed(seed, selected)
@@ -260,12 +260,12 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         return self._core.observation.copy(), self._info(self._core.reset_info(), selected)
 
     def _seed(self, seed: int | Sequence[int | None] | None, selected: Mask) -> None:
-        """Spreads seeds over the simulations as Gymnasium's vector environments do."""
+        """Distributes seeds over the simulations in the same way as Gymnasium's vector environments."""
         if isinstance(seed, Sequence | np.ndarray):
             seeds = list(seed)
             if len(seeds) != self.num_envs:
                 raise ValueError(
-                    f"a sequence of seeds has one per simulation ({self.num_envs}), got {len(seeds)}"
+                    f"a sequence of seeds must have one per simulation ({self.num_envs}), got {len(seeds)}"
                 )
             for one in seeds:
                 check_seed(one)
@@ -322,7 +322,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         reward, terminated, info = core.step(checked, mask)
         self._steps_left -= 1
         if self._steps_left > 0 and mask is None and core.all_well:
-            # The usual step: nothing can have ended, so nothing needs to be compared.
+            # The common case: no episode can have ended, so no comparison is needed.
             truncated = np.zeros(self.num_envs, dtype=np.bool_)
             info = self._info(info, self._all)
             return core.observation.copy(), reward, terminated, truncated, info
@@ -346,13 +346,13 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         return core.observation.copy(), reward, terminated, truncated, out
 
     def _note_ended(self, ended: Mask) -> None:
-        """Remembers what has ended, and for how many steps the time limit cannot end anything."""
+        """Stores which episodes have ended, and for how many steps the time limit cannot end any."""
         self._ended = ended
         self._any_ended = bool(np.count_nonzero(ended))
         self._steps_left = 0 if self._any_ended else self._limit - int(self._core.elapsed.max())
 
     def _restart(self, which: Mask, info: Info) -> None:
-        """Resets simulations within a step and puts their reset info into `info`."""
+        """Resets simulations within a step and writes their reset info into `info`."""
         self._core.reset(np.flatnonzero(which))
         for key, values in self._core.reset_info().items():
             info[key][which] = values[which]
@@ -374,7 +374,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         }
 
     def _info(self, info: Info, present: Mask) -> Info:
-        """Adds the masks that Gymnasium's vector infos have."""
+        """Adds masks as in Gymnasium's vector infos."""
         if present is not self._all:
             info = {k: np.where(present, v, np.zeros_like(v)) for k, v in info.items()}
         if len(info) != len(self._mask_keys):
@@ -390,7 +390,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         return mask
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Returns a frame `(480, 480, 3)` of every simulation, its task marked; None without a mode."""
+        """Returns a frame `(480, 480, 3)` of every simulation with its task marked; None without a mode."""
         check_not_closed(self.closed)
         if self.render_mode is None:
             return None
@@ -407,7 +407,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         return self._core.model_checksum()
 
     def get_state(self) -> dict[str, Any]:
-        """Returns everything that decides what comes next: physics, clocks, tasks, generators.
+        """Returns the complete state: physics, step counters, tasks, generators.
 
         Returns:
             NumPy arrays and JSON values, see `docs/design.md`. `set_state` restores them bit for bit, also
@@ -439,12 +439,12 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         self._np_random, self._np_random_seed = generator, seed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles as specification and exact state, because a batch of simulations does not pickle."""
+        """Pickles the specification and the exact state, because a batch of simulations cannot be pickled."""
         saved = None if self.closed else self.get_state()
         return _restore, (type(self), self.family.id, self._arguments, self.spec, saved)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MetaVectorEnv:
-        """Copies through the same form as pickling."""
+        """Copies in the same way as pickling."""
         function, arguments = self.__reduce__()
         result: MetaVectorEnv = function(*copy.deepcopy(arguments, memo))
         return result

@@ -1,21 +1,21 @@
 """CRL: PEARL whose actor has an output layer per task, which an adapter network predicts.
 
 Liu, Li, Cao, Wan, Guo, "Celebrating Robustness in Efficient Off-Policy Meta-Reinforcement
-Learning". Encoder, critics, schedule and hyper-parameters are PEARL's (the paper's experiments
-share them between the two); new are the heads (Section III-B, Fig. 2) and the adapter (eq. 7, 8).
+Learning". Encoder, critics, schedule and hyperparameters are PEARL's (they are the same in the
+paper's experiments). The heads (Section III-B, Fig. 2) and the adapter (eq. 7, 8) are new.
 
-Where the paper is silent:
+Decisions where the paper gives no details:
 
-- All heads start alike, so that a head holds nothing but what its task added. In training a task's
-  episodes are acted by its own head.
-- The adapter regresses a head's deviation from the mean head over their scale, because heads are
-  small numbers (U(±1e-3) at first) that grow as training goes on. Targets carry no gradient.
+- All heads are equal at first, so differences between heads are only due to their tasks. In training,
+  a task's episodes use its own head.
+- The adapter predicts a head's deviation from the mean head, divided by the scale of the heads, because
+  heads are small numbers (U(±1e-3) at first) that grow during training. Targets have no gradient.
 - Its predictions for the H transitions of eq. 8 are averaged, and these are all transitions of the
-  trial so far. The first episode, before any transition, acts with the mean head and z from the
-  prior; Algorithm 2 infers z before every later one, where PEARL explores for two episodes.
+  trial so far. The first episode, before any transition, uses the mean head and z from the prior;
+  Algorithm 2 infers z before every later one, while PEARL explores for two episodes.
 - The adapter learns from the first `adapter_batch` transitions of a task's batch. It and the
-  encoder see the environment's reward.
-- Eq. 10 prints no discount; it is PEARL's.
+  encoder use the environment's reward.
+- Eq. 10 contains no discount; PEARL's is used.
 - Size, batch and step size of the adapter.
 """
 
@@ -61,7 +61,7 @@ class CRLConfig(PEARLConfig):
 
 
 class CRLBatch(NamedTuple):
-    """What one gradient step consumes.
+    """The data of one gradient step.
 
     Attributes:
         context: recent transitions (T, C, I) of each task, as encoder inputs.
@@ -91,7 +91,7 @@ class CRLPolicy(PEARLPolicy):
             self.heads_R = self.actor.heads(torch.zeros(0, dtype=torch.int64))
 
     def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Draws one z per rollout and takes its task's head; see the class.
+        """Draws one z per rollout and selects the head of its task; see the class.
 
         Raises:
             ValueError: for a conditioning this policy does not have.
@@ -102,7 +102,7 @@ class CRLPolicy(PEARLPolicy):
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
-        """Actions (R, A) of the rollouts `rows`, or of all, each under its own z and head."""
+        """Actions (R, A) of the rollouts `rows`, or of all, each with its own z and head."""
         latent, heads = self.latent_RZ, self.heads_R
         if rows is not None:
             chosen = torch.as_tensor(rows, device=latent.device)
@@ -128,7 +128,7 @@ class CRL(PEARL):
         generator: torch.Generator,
     ) -> None:
         # Trunk and heads share PEARL's optimiser of the actor, as in Algorithm 1, line 23. Adam's
-        # momentum also moves the heads of tasks that a step did not draw.
+        # momentum also changes the heads of tasks that a step did not draw.
         super().__init__(policy=policy, networks=networks, config=config, generator=generator)
         self.adapter_optim = self._create_optimizer(policy.adapter, adam(config.adapter_learning_rate))
 
@@ -139,7 +139,7 @@ class CRL(PEARL):
         context: Context,
         weights: torch.Generator,
     ) -> CRLPolicy:
-        """PEARL's weights for actor and encoder, and the adapter's from a stream of its own."""
+        """PEARL's weights for actor and encoder; those of the adapter are from a separate stream."""
         assert isinstance(config, CRLConfig)
         observations, actions = context.observations, context.actions
         latent = config.latent_size
@@ -162,13 +162,13 @@ class CRL(PEARL):
             generator=context.stream("acting"),
         )
 
-    # A CRLBatch is no PEARLBatch, though PEARL's step finds in it what it needs: `draw_from` and
-    # `gradient_step` exchange it with nobody but each other.
+    # A CRLBatch is not a PEARLBatch, but contains all data that PEARL's step needs. Only `draw_from`
+    # and `gradient_step` use it.
 
     def draw_from(  # type: ignore[override]
         self, buffer: TaskReplayBuffer, tasks_T: IntArray, batch_size: int
     ) -> CRLBatch:
-        """PEARL's data, which tasks they are of, and what the adapter sees of them."""
+        """PEARL's data, the indices of their tasks, and the inputs of the adapter."""
         context = self.policy.draw_context(buffer, tasks_T)
         rows_TB = buffer.sample_tasks_rows(tasks_T, batch_size)
         seen = rows_TB[:, : self.config.adapter_batch]
@@ -185,7 +185,7 @@ class CRL(PEARL):
     def gradient_step(self, data: CRLBatch) -> dict[str, Tensor]:  # type: ignore[override]
         """PEARL's step, Algorithm 1, lines 22 to 24, then (5) the adapter, line 25.
 
-        The adapter's targets are the heads as the actor's step has left them.
+        The adapter's targets are the heads after the actor's step.
         """
         losses = super().gradient_step(data)  # type: ignore[arg-type]
         loss, standard = self.adapter_loss(data)
@@ -193,16 +193,16 @@ class CRL(PEARL):
         return losses | {"adapter_loss": loss, "head_scale": standard.scale}
 
     def actor_sample(self, state_BX: Tensor, data: CRLBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A fresh action for every state under the head of the state's task."""
+        """A newly sampled action for every state with the head of its task."""
         actor = self.policy.actor
         mean_BA, log_std_BA = actor(state_BX, actor.heads(data.tasks))
         return tanh_gaussian_draw(mean_BA, log_std_BA, self.generator)
 
     def adapter_loss(self, data: CRLBatch) -> tuple[Tensor, Standard]:
-        """Eq. 7 on standardised heads, and what they are standardised by.
+        """The loss of eq. 7 for standardised heads, and the standardisation.
 
-        It is a mean over tasks, transitions and entries: 1 is what predicting the mean head for
-        every training task would cost.
+        It is a mean over tasks, transitions and entries. Predicting the mean head for every training
+        task would give 1.
         """
         with torch.no_grad():
             heads_KD = self.policy.actor.heads().flat()
@@ -212,22 +212,22 @@ class CRL(PEARL):
         return (prediction_TBD - target_TD[:, None]).square().mean(), standard
 
     def trial_agent(self) -> "CRLAgent":
-        """The trained agent as `metarl_envs.evaluation` drives it."""
+        """The trained agent for `metarl_envs.evaluation`."""
         return CRLAgent(self.policy, prior_episodes=self.config.prior_episodes)
 
 
 class CRLAgent(PEARLAgent):
-    """CRL adapting to new tasks, Algorithm 2, all tasks of a trial side by side.
+    """CRL adapting to new tasks, Algorithm 2, all tasks of a trial in parallel.
 
-    The first episode acts on z from the prior with the mean head, every later one with the
-    predicted head and, in the preset's `prior_episodes` of 1, on z from the posterior, given all
-    transitions of the trial so far. Trunk, encoder and adapter stay as they are.
+    The first episode uses z from the prior and the mean head. Later episodes use the predicted head
+    and, with the preset's `prior_episodes` of 1, z from the posterior given all transitions of the
+    trial so far. Trunk, encoder and adapter do not change.
     """
 
     policy: CRLPolicy
 
     def begin_trial(self, trial: "Trial") -> None:
-        """Forgets earlier trials, draws z from the prior and takes the mean head."""
+        """Starts a new trial, draws z from the prior and selects the mean head."""
         super().begin_trial(trial)
         actor, adapter = self.policy.actor, self.policy.adapter
         with torch.no_grad():
@@ -242,7 +242,7 @@ class CRLAgent(PEARLAgent):
         self.evidence: list[NDArray[np.float32]] = []
 
     def observe(self, transition: "Transition") -> None:
-        """Keeps the transition of each active task."""
+        """Stores the transition of each active task."""
         super().observe(transition)
         self.evidence.append(
             transition_features(
@@ -252,7 +252,7 @@ class CRLAgent(PEARLAgent):
 
     @torch.no_grad()
     def end_episode(self) -> None:
-        """Predicts the heads anew, and infers and draws z, for the next episode."""
+        """Predicts the heads again, and infers and draws z, for the next episode."""
         policy, device = self.policy, self.count_T1.device
         if self.evidence:
             evidence_TSJ = torch.from_numpy(np.stack(self.evidence, 1)).to(device)

@@ -1,19 +1,19 @@
-"""MQL: Meta-Q-Learning, TD3-context that fine-tunes on a new task with re-weighted old data.
+"""MQL: Meta-Q-Learning, TD3-context with fine-tuning on a new task with re-weighted old data.
 
 Fakoor, Chaudhari, Soatto, Smola 2020, "Meta-Q-Learning" (arXiv:1910.00125). Meta-training is TD3-context;
-this file holds the adaptation, section 3.2 and Algorithm 2. Where paper and released code differ a key
-of the configuration says which is meant:
+this file contains the adaptation, section 3.2 and Algorithm 2. Where the paper and the released code differ,
+a key of the configuration selects one of them:
 
 - lambda = 1 - ESS (the paper, `proximal = "ess"`) or constant (the released commands);
 - the proximal term in the updates on new data: in the paper's eq. 18, absent from the code
   (`proximal_on_new`);
-- both write the term as lambda times the squared distance, the paper with a factor of one half; it is
-  the code's here.
+- both write the term as lambda times the squared distance, the paper with a factor of one half; here,
+  the form of the code is used.
 
-Decided here: updates are counted per episode of adaptation, as in the paper's table, and are made
-once, after the last of these episodes. As in the code the classifier is fitted before any update, the
-features of beta move with the actor's unit, and ESS is taken anew from the weights of each batch; the
-updates on new data, which come before the first batch, use the ESS of the old data it was fitted on.
+Decisions of this implementation: the number of updates is per episode of adaptation, as in the paper's
+table, and all are made after the last of these episodes. As in the code, the classifier is fitted before any
+update, the features of beta change with the actor's GRU, and ESS is computed from the weights of each batch.
+The updates on new data come before the first batch and use the ESS of the old data of the classifier.
 """
 
 import copy
@@ -128,9 +128,9 @@ class MQL(TD3Context):
 
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
-        """Puts networks, counters and generators back as they were, bit for bit.
+        """Context that restores networks, counters and generators at its end, bit for bit.
 
-        The optimisers of meta-training need no saving: adaptation steps optimisers of its own.
+        The optimisers of meta-training need not be saved, because adaptation uses separate ones.
         """
         weights = {name: tensor.clone() for name, tensor in self.network_state().items()}
         kept = {name: getattr(self, name) for name in ("updates", "policy_value", "generator")}
@@ -158,16 +158,16 @@ class MQL(TD3Context):
         return propensity.odds(features_BF, clip=config.weight_clip, floor=config.weight_floor)
 
     def proximal_weight(self, ess: float) -> float:
-        """lambda: 1 - ESS unless it is to be constant, ESS is undefined or so near 1 that nothing is left."""
+        """lambda: 1 - ESS, or the constant if it is configured, or if 1 - ESS is undefined or almost 0."""
         weight = 1.0 - ess
         useless = not np.isfinite(weight) or weight <= 1e-7
         constant = self.config.proximal == "constant"
         return self.config.proximal_coefficient if constant or useless else weight
 
     def fit_propensity(self, new: TaskReplayBuffer, replay: TaskReplayBuffer) -> tuple[Propensity, float]:
-        """The classifier of new against old data, and the ESS of the old data it was fitted on.
+        """The classifier of new and old data, and the ESS of the old data used to fit it.
 
-        All n new transitions stand against n // K + 2 of each of the K training tasks' latest ones.
+        It uses all n new transitions, and n // K + 2 of the latest ones of each of the K training tasks.
         """
         tasks_T: IntArray = np.flatnonzero(replay.head > replay.tail)
         each = len(new) // len(tasks_T) + 2
@@ -178,12 +178,12 @@ class MQL(TD3Context):
         return propensity, float(effective_sample_size(self.weights(propensity, old_MF)))
 
     def adapt(self, new: TaskReplayBuffer, replay: TaskReplayBuffer, episodes: int) -> AdaptationRecord:
-        """Moves all networks from the meta-trained parameters to ones for the new task, Algorithm 2.
+        """Adapts all networks from the meta-trained parameters to the new task, Algorithm 2.
 
         Args:
             new: the new task's episodes.
             replay: the buffer of meta-training.
-            episodes: episodes of adaptation, which updates are counted by.
+            episodes: number of adaptation episodes, which determines the number of updates.
         """
         config, networks, actor = self.config, self.networks, self.policy.actor
         critic_optim = self._fresh_optimiser(networks.critic)
@@ -236,32 +236,32 @@ class MQL(TD3Context):
         return Algorithm.Optimizer(optimiser, module)
 
     def trial_agent(self, replay: TaskReplayBuffer | None = None) -> "MQLAgent":
-        """The trained agent as `metarl_envs.evaluation` drives it.
+        """The trained agent for `metarl_envs.evaluation`.
 
         Args:
-            replay: the buffer of meta-training, which adaptation draws from.
+            replay: the buffer of meta-training, used in adaptation.
         """
         return MQLAgent(self, replay)
 
 
 class MQLAgent:
-    """MQL adapting to new tasks: each task of a trial gets an actor of its own.
+    """MQL adapting to new tasks: each task of a trial has a separate actor.
 
-    The adaptation episodes are deterministic and act on the meta-trained actor.
+    The adaptation episodes are deterministic and use the meta-trained actor.
     """
 
     observe_task = False
 
     def __init__(self, algorithm: MQL, replay: TaskReplayBuffer | None) -> None:
         if replay is None and algorithm.config.adaptation != "none":
-            raise ValueError("MQL adapts with the replay buffer of its meta-training: hand it over")
+            raise ValueError("MQL needs the replay buffer of its meta-training for adaptation")
         self.algorithm = algorithm
         self.replay = replay
         self.base = TD3ContextAgent(algorithm.policy)
         self.records: list[AdaptationRecord] = []
 
     def begin_trial(self, trial: "Trial") -> None:
-        """Forgets earlier trials."""
+        """Starts a new trial."""
         self.trial = trial
         self.adapted: list[TD3ContextAgent] = []
         self.episodes: list[list[Transition]] = [[]]
@@ -275,7 +275,7 @@ class MQLAgent:
         return np.concatenate(rows)
 
     def observe(self, transition: "Transition") -> None:
-        """Takes the step into the context, and keeps it as long as there is adaptation to come."""
+        """Adds the step to the context, and stores it if adaptation follows."""
         if not self.adapted:
             self.base.observe(transition)
             if self.algorithm.config.adaptation != "none":
@@ -292,7 +292,7 @@ class MQLAgent:
             )
 
     def end_episode(self) -> None:
-        """After the last episode of adaptation, adapts to every task in turn."""
+        """After the last adaptation episode, adapts to every task, one after another."""
         for agent in (self.base, *self.adapted):
             agent.end_episode()
         wanted = self.trial.adaptation_episodes
@@ -303,7 +303,7 @@ class MQLAgent:
             self.episodes.append([])
 
     def diagnostics(self) -> list[dict[str, float]]:
-        """What adaptation did, one entry per trial and task."""
+        """Diagnostics of adaptation, one entry per trial and task."""
         return [dataclasses.asdict(record) for record in self.records]
 
     def _adapt(self, task: int) -> TD3ContextAgent:

@@ -1,8 +1,8 @@
 """Oracle: soft actor-critic that observes the task, an upper reference for agents that infer it.
 
-The losses are those of SAC in its V-form (Haarnoja et al. 2018, arXiv:1801.01290) as PEARL uses
+The losses are those of SAC with a value network (Haarnoja et al. 2018, arXiv:1801.01290) as PEARL uses
 them, over all training tasks at once; the state is the observation with the task vector appended.
-It bounds one shared policy, not policies trained per task.
+It is a bound for one shared policy, not for policies trained per task.
 """
 
 from dataclasses import dataclass
@@ -50,9 +50,9 @@ class OraclePolicy(MetaPolicy):
         self.actor = actor
 
     def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Nothing to prepare: every observation says what the task is."""
+        """Does nothing, because every observation contains the task."""
         if conditioning != "task":
-            raise ValueError(f"the oracle acts on the 'task', not on the {conditioning!r}")
+            raise ValueError(f"the conditioning of the oracle must be 'task', not {conditioning!r}")
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
@@ -94,7 +94,7 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
         config: OracleConfig,
         context: Context,
     ) -> Self:
-        """Networks with fresh weights from the run's seed, on the device."""
+        """Builds the networks with initial weights from the run's seed, on the device."""
         observations, actions = context.observations, context.actions
         weights = context.weights()
         policy = OraclePolicy(
@@ -128,7 +128,7 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
 
     @staticmethod
     def schedule(config: OracleConfig) -> Schedule:
-        """Episodes of the visited tasks, all alike."""
+        """Episodes of the visited tasks, in one stage."""
         return Schedule(
             initial=(Stage(config.initial_steps, "task", to_context=False),),
             iteration=(Stage(config.steps_per_task, "task", to_context=False),),
@@ -140,7 +140,7 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
         return self.transitions(buffer, buffer.sample_tasks_rows(tasks_T, batch_size))
 
     def gradient_step(self, data: Transitions) -> dict[str, Tensor]:
-        """One step of every network: critics, value network, its slow copy, actor."""
+        """One step of every network: critics, value network, its target copy, actor."""
         networks = self.networks
         obs_BO, act_BA, reward_B, terminated_B, next_BO = data.flat()
         target_B = networks.critic_target(reward_B, terminated_B, next_BO)
@@ -165,5 +165,5 @@ class Oracle(MetaOffPolicyAlgorithm[OraclePolicy]):
         }
 
     def trial_agent(self) -> MemorylessAgent:
-        """The trained agent as `metarl_envs.evaluation` drives it."""
+        """The trained agent for `metarl_envs.evaluation`."""
         return MemorylessAgent(self.policy, observe_task=True)

@@ -1,8 +1,8 @@
 """PEARL: probabilistic embeddings for actor-critic reinforcement learning.
 
 Rakelly, Zhou, Quillen, Finn, Levine 2019, "Efficient Off-Policy Meta-Reinforcement Learning via
-Probabilistic Context Variables" (arXiv:1903.08254). Where the paper is silent the values and the
-order of steps are those of the authors' released code (katerakelly/oyster).
+Probabilistic Context Variables" (arXiv:1903.08254). Where the paper gives no details, the
+values and the order of steps are those of the authors' released code (katerakelly/oyster).
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class PEARLConfig(SoftValueConfig):
 
 
 class PEARLBatch(NamedTuple):
-    """What one gradient step consumes.
+    """The data of one gradient step.
 
     Attributes:
         context: recent transitions (T, C, I) of each task, as encoder inputs.
@@ -144,7 +144,9 @@ class PEARLPolicy(MetaPolicy):
             ValueError: for a conditioning this policy does not have.
         """
         if conditioning not in ("prior", "posterior"):
-            raise ValueError(f"PEARL acts on the 'prior' or the 'posterior', not {conditioning!r}")
+            raise ValueError(
+                f"the conditioning of PEARL must be 'prior' or 'posterior', not {conditioning!r}"
+            )
         noise_RZ = self.sample_prior(len(tasks_R))
         if conditioning == "prior":
             self.latent_RZ = noise_RZ
@@ -156,7 +158,7 @@ class PEARLPolicy(MetaPolicy):
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
-        """Actions (R, A) of the rollouts `rows`, or of all, each under its own z."""
+        """Actions (R, A) of the rollouts `rows`, or of all, each with its own z."""
         latent = self.latent_RZ if rows is None else self.latent_RZ[torch.as_tensor(rows)]
         inputs = torch.cat((observations_RO, latent), -1)
         return self.actor.act(inputs, self.generator, deterministic=deterministic)
@@ -188,7 +190,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         self.networks = networks
         self.config = config
         factory = adam(config.learning_rate)
-        # The encoder learns with the critics: its gradient is that of the Q loss and the KL term.
+        # The encoder is trained with the critics: its gradient is that of the Q loss and the KL term.
         self.critic_optim = self._create_optimizer(nn.ModuleList((networks.critics, policy.encoder)), factory)
         self.value_optim = self._create_optimizer(networks.value, factory)
         self.actor_optim = self._create_optimizer(policy.actor, factory)
@@ -199,7 +201,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         config: PEARLConfig,
         context: Context,
     ) -> Self:
-        """Networks with fresh weights from the run's seed, on the device."""
+        """Builds the networks with initial weights from the run's seed, on the device."""
         weights = context.weights()
         policy = cls.make_policy(config, context, weights)
         networks = SoftValueNetworks(
@@ -226,7 +228,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         context: Context,
         weights: torch.Generator,
     ) -> PEARLPolicy:
-        """Actor and encoder, the first to draw from the generator of the initial weights."""
+        """Actor and encoder, which are built first from the generator of the initial weights."""
         observations, actions = context.observations, context.actions
         latent = config.latent_size
         transition = observations * (1 + config.context_next_observation) + actions + 1
@@ -243,15 +245,15 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
 
     @staticmethod
     def schedule(config: PEARLConfig) -> Schedule:
-        """Algorithm 1, lines 4 to 8, in the released code's detail.
+        """Algorithm 1, lines 4 to 8, with the details of the released code.
 
-        A visited task's context is emptied, then filled with episodes under the prior. Each
-        posterior phase starts with one episode under the prior, after which the posterior is
-        inferred anew before every episode.
+        The context of a visited task is cleared and then filled with episodes with z from the
+        prior. Each posterior phase starts with one episode with z from the prior; then the
+        posterior is inferred again before every episode.
         """
         stages = [Stage(config.prior_steps, "prior", to_context=True)]
         if config.posterior_steps:
-            # Inferring from what the phase itself adds takes one episode at a time.
+            # Inference from the data of the same phase requires one episode at a time.
             stages.append(
                 Stage(
                     config.posterior_steps,
@@ -283,7 +285,7 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         """One step of every network, Algorithm 1, lines 11 to 18.
 
         Order of the released code: (1) critics and encoder on L_Q + lambda KL, (2) value network,
-        (3) its slow copy, (4) actor. Steps 2 to 4 use the critics after step 1 and a detached z.
+        (3) its target copy, (4) actor. Steps 2 to 4 use the critics after step 1 and a detached z.
         """
         config, networks = self.config, self.networks
         # q(z|c) = prod_n N(f(c_n)), eq. 2, and its reparameterised sample: one z per task, tiled
@@ -326,25 +328,25 @@ class PEARL(MetaOffPolicyAlgorithm[PEARLPolicy]):
         }
 
     def actor_sample(self, state_BX: Tensor, data: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A fresh action for every state of the batch; see `TanhGaussianActor.rsample`."""
+        """A newly sampled action for every state of the batch; see `TanhGaussianActor.rsample`."""
         actor: TanhGaussianActor = self.policy.actor
         return actor.rsample(state_BX, self.generator)
 
     def trial_agent(self) -> "PEARLAgent":
-        """The trained agent as `metarl_envs.evaluation` drives it."""
+        """The trained agent for `metarl_envs.evaluation`."""
         return PEARLAgent(self.policy, prior_episodes=self.config.prior_episodes)
 
 
 class PEARLAgent:
-    """PEARL adapting to new tasks, Algorithm 2, all tasks of a trial side by side.
+    """PEARL adapting to new tasks, Algorithm 2, all tasks of a trial in parallel.
 
-    The first episodes act on z from the prior, drawn anew for each; every later one on z from the
+    The first episodes use z from the prior, drawn again for each; later ones use z from the
     posterior given all transitions of the trial so far.
 
     Args:
         policy: actor and inference network.
-        prior_episodes: how many act on the prior, at most the trial's `adaptation_episodes`; 0 for
-            all of these.
+        prior_episodes: number of episodes with the prior, at most the trial's
+            `adaptation_episodes`; 0 for all of these.
     """
 
     observe_task = False
@@ -354,7 +356,7 @@ class PEARLAgent:
         self.wanted_prior_episodes = prior_episodes
 
     def begin_trial(self, trial: "Trial") -> None:
-        """Forgets earlier trials and draws z from the prior."""
+        """Starts a new trial and draws z from the prior."""
         policy = self.policy
         self.deterministic = trial.deterministic
         self.prior_episodes = min(
@@ -376,7 +378,7 @@ class PEARLAgent:
         return self.policy.act_on_arrays(observations, deterministic=self.deterministic)
 
     def observe(self, transition: "Transition") -> None:
-        """Keeps the transition of each active task."""
+        """Stores the transition of each active task."""
         self.features.append(
             self.policy.features(
                 transition.observation,
@@ -395,7 +397,7 @@ class PEARLAgent:
             context_TSI = torch.from_numpy(np.stack(self.features, 1)).to(policy.generator.device)
             active_TS = torch.from_numpy(np.stack(self.active, 1)).to(policy.generator.device)
             mean_TSZ, variance_TSZ = policy.encoder(context_TSI)
-            # An infinite variance is a factor without weight.
+            # A factor with infinite variance has no weight.
             variance_TSZ = variance_TSZ.masked_fill(~active_TS[..., None], torch.inf)
             precision_TZ, weighted_TZ = factor_sums(mean_TSZ, variance_TSZ)
             self.precision_TZ += precision_TZ

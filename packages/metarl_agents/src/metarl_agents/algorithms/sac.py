@@ -1,11 +1,11 @@
 """SAC over all training tasks at once, without any context: a negative control.
 
-Haarnoja et al. 2018 (arXiv:1812.05905): two critics with slow copies and a learned temperature. This is the
-multi-task baseline of CRL (its section II-B, eqs. 1 to 4): one policy on the observation alone, trained
-on one pool of all tasks' transitions. The V-form with a fixed temperature, which PEARL is built on, is
-another algorithm (`metarl_agents.replay.soft_value`).
+Haarnoja et al. 2018 (arXiv:1812.05905): two critics with target copies and a learned temperature. This is the
+multi-task baseline of CRL (its section II-B, eqs. 1 to 4): one policy that receives only the
+observation, trained on the transitions of all tasks together. The form with a value network and a fixed
+temperature, used by PEARL, is a different algorithm (`metarl_agents.replay.soft_value`).
 
-Tianshou's own SAC keeps the temperature's optimiser out of its state, so a run could not be resumed.
+The state of Tianshou's own SAC does not include the temperature's optimiser, so a run could not be resumed.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class SACConfig(OffPolicyConfig):
 
 
 class SACPolicy(ExploringPolicy):
-    """Tanh-Gaussian actor pi(a|s). Conditionings: "random" and "exploring", which samples it."""
+    """Tanh-Gaussian actor pi(a|s). Conditionings: "random" and "exploring" (sampled actions)."""
 
     name = "SAC"
 
@@ -74,7 +74,7 @@ class SACPolicy(ExploringPolicy):
 
 
 class Temperature(nn.Module):
-    """The positive entropy coefficient alpha, held as its logarithm."""
+    """The positive entropy coefficient alpha, stored as its logarithm."""
 
     def __init__(self, initial: float) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class SAC(MetaOffPolicyAlgorithm[SACPolicy]):
         config: SACConfig,
         context: Context,
     ) -> Self:
-        """Networks with fresh weights from the run's seed, on the device."""
+        """Builds the networks with initial weights from the run's seed, on the device."""
         observations, actions = context.observations, context.actions
         weights = context.weights()
         policy = SACPolicy(
@@ -132,7 +132,7 @@ class SAC(MetaOffPolicyAlgorithm[SACPolicy]):
 
     @staticmethod
     def schedule(config: SACConfig) -> Schedule:
-        """Random actions on every task, then episodes under sampled actions."""
+        """Random actions on every task, then episodes with sampled actions."""
         return Schedule(
             initial=(Stage(config.initial_steps, "random", to_context=False),),
             iteration=(Stage(config.steps_per_task, "exploring", to_context=False),),
@@ -143,7 +143,7 @@ class SAC(MetaOffPolicyAlgorithm[SACPolicy]):
         return self.transitions(buffer, buffer.sample_indices(batch_size))
 
     def gradient_step(self, data: Transitions) -> dict[str, Tensor]:
-        """One step of critics, actor and temperature, then of the slow critics."""
+        """One step of critics, actor and temperature, then of the target critics."""
         config = self.config
         alpha = self.temperature.log.detach().exp()
         # y = r + gamma (1 - d) (min Q'(s', a') - alpha log pi(a'|s')), a' ~ pi(.|s').
@@ -156,7 +156,7 @@ class SAC(MetaOffPolicyAlgorithm[SACPolicy]):
         critic_loss = (first_B - target_B).square().mean() + (second_B - target_B).square().mean()
         self.critic_optim.step(critic_loss)
 
-        # L_pi = mean(alpha log pi(a|s) - min Q(s, a)), reparameterised; the critics collect nothing.
+        # L_pi = mean(alpha log pi(a|s) - min Q(s, a)), reparameterised; the critics get no gradient.
         action_BA, log_prob_B, _, _ = self.policy.actor.rsample(data.obs, self.generator)
         self.critics.requires_grad_(False)
         value_B = self.critics.minimum(torch.cat((data.obs, action_BA), -1))
@@ -176,5 +176,5 @@ class SAC(MetaOffPolicyAlgorithm[SACPolicy]):
         }
 
     def trial_agent(self) -> MemorylessAgent:
-        """The trained agent as `metarl_envs.evaluation` drives it."""
+        """The trained agent for `metarl_envs.evaluation`."""
         return MemorylessAgent(self.policy)

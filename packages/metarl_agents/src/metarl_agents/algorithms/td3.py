@@ -1,12 +1,12 @@
 """TD3 over all training tasks at once, without any context: a negative control.
 
-Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477), in the form in which Meta-Q-Learning (Fakoor et al. 2020,
-arXiv:1910.00125, Fig. 2) compares with it: one policy and two critics on the observation alone,
-trained on one pool of all tasks' transitions. Where a task is hidden it can only learn what is best
+Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477), in the form with which Meta-Q-Learning (Fakoor et al. 2020,
+arXiv:1910.00125, Fig. 2) is compared: one policy and two critics that receive only the observation, trained
+on the transitions of all tasks together. If the task is hidden, it can only learn the policy that is best
 on average.
 
-Tianshou's own TD3 leaves the target's actions beyond the action's bounds and stores exploration
-actions that were never taken; both are clipped here.
+In Tianshou's own TD3, target actions can exceed the action bounds, and stored exploration actions can differ
+from those taken; both are clipped here.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class TD3Config(DeterministicConfig):
 
 
 class TD3Policy(ExploringPolicy):
-    """Deterministic actor pi(s). Conditionings: "random" and "exploring", which adds noise."""
+    """Deterministic actor pi(s). Conditionings: "random" and "exploring" (with noise)."""
 
     name = "TD3"
 
@@ -91,7 +91,7 @@ class TD3(DelayedAlgorithm[TD3Policy]):
         config: TD3Config,
         context: Context,
     ) -> Self:
-        """Networks with fresh weights from the run's seed, on the device."""
+        """Builds the networks with initial weights from the run's seed, on the device."""
         observations, actions = context.observations, context.actions
         weights = context.weights()
         policy = TD3Policy(
@@ -114,7 +114,7 @@ class TD3(DelayedAlgorithm[TD3Policy]):
         return self.transitions(buffer, buffer.sample_indices(batch_size))
 
     def gradient_step(self, data: Transitions) -> dict[str, Tensor]:
-        """One step of the critics, and at every `policy_every`-th call of everything else."""
+        """One step of the critics and, in every `policy_every`-th call, of all other networks."""
         config = self.config
         # y = r + gamma (1 - d) min Q'(s', clip(pi'(s') + clip(eps))).
         with torch.no_grad():
@@ -130,7 +130,7 @@ class TD3(DelayedAlgorithm[TD3Policy]):
         self.critic_optim.step(critic_loss)
 
         if self.updates % config.policy_every == 0:
-            # Deterministic policy gradient through the first critic, then all slow networks.
+            # Deterministic policy gradient through the first critic, then all target networks.
             actor_loss = policy_loss(self.critics, torch.cat((data.obs, self.policy.actor(data.obs)), -1))
             self.actor_optim.step(actor_loss)
             self.target_critics.follow()
@@ -144,5 +144,5 @@ class TD3(DelayedAlgorithm[TD3Policy]):
         }
 
     def trial_agent(self) -> MemorylessAgent:
-        """The trained agent as `metarl_envs.evaluation` drives it."""
+        """The trained agent for `metarl_envs.evaluation`."""
         return MemorylessAgent(self.policy)

@@ -1,10 +1,10 @@
 """TD3-context: TD3 on observations and a recurrent context of the episode so far.
 
 The meta-training of Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, sections 3.1 and 4.2): plain
-TD3 on a pool of all tasks' transitions, eq. 15, whose actor and critics see the last hidden state of a
-gated recurrent unit over the episode's last actions, rewards and observations. Actor, critics and their
-slow copies have a unit each, trained by their own losses; both critics share one. The context never
-spans episodes. `metarl_agents.replay.windows` says what a window holds and where that differs from the
+TD3 on a pool of all tasks' transitions, eq. 15, whose actor and critics receive the last hidden state of a
+GRU over the last actions, rewards and observations of the episode. Actor, critics and their target copies
+have a GRU each, trained by their own losses; both critics share one. The context never includes earlier
+episodes. `metarl_agents.replay.windows` describes the contents of a window and the differences from the
 released code.
 """
 
@@ -66,11 +66,11 @@ class TD3ContextConfig(DeterministicConfig):
 
 
 class ContextBatch(NamedTuple):
-    """What one gradient step consumes.
+    """The data of one gradient step.
 
     Attributes:
         transitions: B transitions.
-        history: what came before each of them.
+        history: earlier steps of each of them.
     """
 
     transitions: Transitions
@@ -78,7 +78,7 @@ class ContextBatch(NamedTuple):
 
 
 class ContextActor(nn.Module):
-    """pi(s, z) with its own unit for z."""
+    """The actor pi(s, z) with its own GRU for z."""
 
     def __init__(self, gru: WindowGRU, head: DeterministicActor) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ContextActor(nn.Module):
 
 
 class ContextCritic(nn.Module):
-    """Q1(s, a, z) and Q2(s, a, z), which share one unit for z."""
+    """The critics Q1(s, a, z) and Q2(s, a, z), which share one GRU for z."""
 
     def __init__(self, inputs: int, entry: int, config: TD3ContextConfig, generator: torch.Generator) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ContextCritic(nn.Module):
 
 
 class TD3ContextPolicy(ExploringPolicy):
-    """Recurrent deterministic actor. Conditionings: "random" and "exploring", which adds noise."""
+    """Recurrent deterministic actor. Conditionings: "random" and "exploring" (with noise)."""
 
     name = "TD3-context"
 
@@ -121,7 +121,7 @@ class TD3ContextPolicy(ExploringPolicy):
         self.context_RC = torch.zeros(0, config.context_size)
 
     def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Notes whether actions are to be uniformly random, and empties the memory.
+        """Stores whether actions are uniformly random, and clears the memory.
 
         Raises:
             ValueError: for a conditioning this policy does not have.
@@ -130,17 +130,17 @@ class TD3ContextPolicy(ExploringPolicy):
         self.begin_episodes(len(tasks_R), self.config.history_length)
 
     def begin_episodes(self, count: int, length: int | None) -> None:
-        """Empties the memory for episodes that begin.
+        """Clears the memory at the start of episodes.
 
         Args:
             count: number of episodes R.
-            length: entries that the context sees; None for all.
+            length: number of entries in the context; None for all.
         """
         self.memory = RollingContext(self.actor.gru, count, length)
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
-        """Actions (R, A) after what was observed, clipped to [-1, 1] after the noise.
+        """Actions (R, A) given the observed steps, with noise, clipped to [-1, 1].
 
         Raises:
             RuntimeError: before `begin_rollouts`.
@@ -159,13 +159,13 @@ class TD3ContextPolicy(ExploringPolicy):
         return actions_RA if deterministic else self.with_noise(actions_RA, self.config.exploration_noise)
 
     def observe(self, observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> None:
-        """Takes the step into the context."""
+        """Adds the step to the context."""
         assert self.memory is not None
         self.context_RC = self.memory.push(entries_of(observations_RO, actions_RA, rewards_R))
 
 
 class ContextNetworks(nn.Module):
-    """Critics and slow copies; the actor is the policy's."""
+    """The critics and the target copies; the actor belongs to the policy."""
 
     def __init__(self, actor: ContextActor, critic: ContextCritic, tau: float) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class ContextNetworks(nn.Module):
 
 
 class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
-    """TD3 whose actor and critics see a recurrent context; see the module for the source."""
+    """TD3 with a recurrent context for actor and critics; see the module for the source."""
 
     config_class: ClassVar[type[TD3ContextConfig]] = TD3ContextConfig
     config: TD3ContextConfig
@@ -200,7 +200,7 @@ class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
         config: TD3ContextConfig,
         context: Context,
     ) -> Self:
-        """Networks with fresh weights from the run's seed, on the device."""
+        """Builds the networks with initial weights from the run's seed, on the device."""
         observations, actions = context.observations, context.actions
         weights = context.weights()
         entry = entry_size(observations, actions)
@@ -239,7 +239,7 @@ class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
         return ContextBatch(self.transitions(buffer, rows_B), history)
 
     def gradient_step(self, data: ContextBatch) -> dict[str, Tensor]:
-        """One step of the critics, and at every `policy_every`-th call of everything else."""
+        """One step of the critics and, in every `policy_every`-th call, of all other networks."""
         return self.step(data, self.critic_optim, self.actor_optim)
 
     def step(
@@ -251,20 +251,20 @@ class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
         critic_penalty: Any = None,
         actor_penalty: Any = None,
     ) -> dict[str, Tensor]:
-        """The update rule; weights and penalties are for what adapts with it.
+        """The update rule; weights and penalties are for algorithms that adapt with it.
 
         Args:
             data: the batch.
-            critic_optim: optimiser of the critics and their unit.
-            actor_optim: optimiser of the actor and its unit.
+            critic_optim: optimiser of the critics and their GRU.
+            actor_optim: optimiser of the actor and its GRU.
             weights_B: weights of the transitions' losses.
-            critic_penalty: called for a scalar to add to the critics' loss.
-            actor_penalty: called for a scalar to add to the actor's loss.
+            critic_penalty: function that returns a scalar to add to the critics' loss.
+            actor_penalty: function that returns a scalar to add to the actor's loss.
         """
         config, networks, actor = self.config, self.networks, self.policy.actor
         batch, history = data
-        # y = r + gamma (1 - d) min Q'(s', a', z'_Q), a' = clip(pi'(s', z'_pi) + clip(eps)). The slow
-        # units see the history after the step, and roll side by side.
+        # y = r + gamma (1 - d) min Q'(s', a', z'_Q), a' = clip(pi'(s', z'_pi) + clip(eps)). The
+        # target GRUs process the history after the step, both in one pass.
         slow_actor, slow_critic = networks.target_actor.network, networks.target_critic.network
         with torch.no_grad():
             actor_context_BC, critic_context_BC = last_states(
@@ -288,7 +288,7 @@ class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
         critic_optim.step(critic_loss if critic_penalty is None else critic_loss + critic_penalty())
 
         if self.updates % config.policy_every == 0:
-            # Deterministic policy gradient, eq. 6. The critics' context takes part as a number.
+            # Deterministic policy gradient, eq. 6. The critics' context is a constant.
             with torch.no_grad():
                 context_BC = networks.critic.gru(*history.before)
             action_BA = actor(batch.obs, actor.gru(*history.before))
@@ -307,14 +307,14 @@ class TD3Context(DelayedAlgorithm[TD3ContextPolicy]):
         }
 
     def trial_agent(self) -> "Agent":
-        """The trained agent as `metarl_envs.evaluation` drives it."""
+        """The trained agent for `metarl_envs.evaluation`."""
         return TD3ContextAgent(self.policy)
 
 
 class TD3ContextAgent:
-    """Acts on the episode so far; nothing is kept from one episode of a trial to the next.
+    """Acts on the history of the current episode; no data of earlier episodes of the trial are used.
 
-    Deterministic, but for scored episodes where the protocol wants them sampled.
+    Actions are deterministic, except in scored episodes if the protocol requires sampled actions.
     """
 
     observe_task = False
@@ -339,7 +339,7 @@ class TD3ContextAgent:
         return self.policy.act_on_arrays(observations, deterministic=deterministic)
 
     def observe(self, transition: "Transition") -> None:
-        """Takes the step into the context."""
+        """Adds the step to the context."""
         policy = self.policy
         policy.observe(
             policy.tensor(transition.observation),
@@ -348,6 +348,6 @@ class TD3ContextAgent:
         )
 
     def end_episode(self) -> None:
-        """The next episode starts without a past."""
+        """The next episode starts without a history."""
         self.finished_episodes += 1
         self.policy.begin_episodes(self.trial.num_tasks, self.length)

@@ -1,1 +1,1 @@
-"""What both ways of learning share: configuration, seeds, threads, the vector adapter."""
+"""Shared code of off-policy and on-policy agents: configuration, seeds, threads, the vector adapter."""

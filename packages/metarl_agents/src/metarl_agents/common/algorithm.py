@@ -18,10 +18,10 @@ from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 
 
 class RunningMeans:
-    """Sums named scalars where they were computed and hands out means every `every` additions.
+    """Sums named scalars on their device and returns means after every `every` additions.
 
-    Reading a loss as a Python number makes the CPU wait for an accelerator; here that happens once
-    per report.
+    Reading a loss as a Python number makes the CPU wait for an accelerator; here this happens only
+    once per report.
     """
 
     def __init__(self, names: tuple[str, ...], every: int, device: torch.device) -> None:
@@ -31,13 +31,13 @@ class RunningMeans:
         self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
 
     def add(self, values: Mapping[str, Tensor]) -> dict[str, float] | None:
-        """Adds one step's values; at every `every`-th call returns the means and starts again."""
+        """Adds the values of one step; every `every`-th call returns the means and starts again."""
         self.sums += torch.stack([values[name].detach() for name in self.names])
         self.count += 1
         return self.take() if self.count >= self.every else None
 
     def take(self) -> dict[str, float]:
-        """The means since the last report, and a new start; empty where nothing was added."""
+        """Returns the means since the last report and starts again; empty if nothing was added."""
         if not self.count:
             return {}
         means = dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
@@ -128,11 +128,11 @@ class MetaAlgorithm(Algorithm):
         """
 
     def begin_run(self, report_every: int, generator: torch.Generator) -> None:
-        """Sets up reports of mean losses and the generator of the updates.
+        """Initialises the reports of mean losses and the generator of the updates.
 
         Args:
             report_every: gradient steps per report of mean losses.
-            generator: source of the update's random numbers, on the device of the networks.
+            generator: random generator of the updates, on the device of the networks.
         """
         self.generator = generator
         self.device = generator.device
@@ -143,10 +143,10 @@ class MetaAlgorithm(Algorithm):
         return torch.from_numpy(array).to(self.device)
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode flag only: no network here behaves differently in training.
+        """Sets only the mode flag, because no network here behaves differently in training.
 
-        Tianshou switches the mode back and forth around each update, and the stock method walks
-        every submodule.
+        Tianshou changes the mode before and after each update, and the original method visits every
+        submodule.
         """
         self.training = mode
         return self
@@ -160,7 +160,7 @@ class MetaAlgorithm(Algorithm):
         return dict(state)
 
     def load_network_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `network_state` returned; the optimisers stay as they are."""
+        """Restores the result of `network_state`; the optimisers do not change."""
         optimisers = [optimiser.state_dict() for optimiser in self._optimizers]
         self.load_state_dict({**state, self._STATE_DICT_KEY_OPTIMIZERS: optimisers})
 
@@ -169,5 +169,5 @@ class MetaAlgorithm(Algorithm):
         return list(self._optimizers)
 
     def generators(self) -> Mapping[str, torch.Generator]:
-        """Every generator the algorithm and its policy draw from."""
+        """All generators of the algorithm and its policy."""
         return {"update": self.generator, "policy": self.policy.generator}

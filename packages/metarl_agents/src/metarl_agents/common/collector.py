@@ -1,4 +1,4 @@
-"""What collectors of both ways share: they draw their own tasks, and split returns by conditioning."""
+"""Shared code of off-policy and on-policy collectors, which draw their own tasks."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,24 +18,24 @@ class MetaCollectStats(CollectStats):
 
 
 class TaskCollector(BaseCollector[MetaCollectStats]):
-    """What collectors that draw their own tasks share.
+    """Base class of collectors that draw their own tasks.
 
     Attributes:
-        generator: source of the choice of tasks.
+        generator: random generator for the choice of tasks.
     """
 
     generator: np.random.Generator
 
     def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
         if (n_step is None) == (n_episode is None) or not (n_step or n_episode):
-            raise ValueError("give one of n_step and n_episode, as a positive number")
+            raise ValueError("give exactly one of n_step and n_episode, as a positive number")
 
     def collect_initial(self) -> MetaCollectStats:
         """What is collected before the first iteration: nothing, unless overridden."""
         return MetaCollectStats(n_collected_episodes=0, n_collected_steps=0)
 
     def state(self) -> dict[str, Any]:
-        """Counters and the generator's state, JSON-able. The environment has its own state."""
+        """Counters and the state of the generator, convertible to JSON, without the environment."""
         return {
             "generator": numpy_state(self.generator),
             "collect_step": self.collect_step,

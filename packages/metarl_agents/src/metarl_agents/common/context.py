@@ -1,4 +1,4 @@
-"""What an algorithm is built for: the family's spaces and tasks, a run's seed, and a device."""
+"""The context in which an algorithm is built: spaces and tasks of the family, seed and device."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from metarl_agents.common.seeding import torch_stream
 
 @dataclass(frozen=True)
 class Context:
-    """What `from_config` of an algorithm is told besides the configuration.
+    """Arguments of an algorithm's `from_config` in addition to the configuration.
 
     Attributes:
-        observation_space: box of one environment's observations, with the task where it is observed.
+        observation_space: box of one environment's observations, including the task if it is observed.
         action_space: box of one environment's actions.
         num_tasks: number of training tasks.
         task_space: box of the task parameters.
-        seed: the run's seed, from which weights and noise come.
-        device: where networks live.
+        seed: the run's seed, which determines weights and noise.
+        device: device of the networks.
     """
 
     observation_space: Box
@@ -38,7 +38,7 @@ class Context:
         Args:
             env: the environment.
             seed: the run's seed.
-            device: where networks live.
+            device: device of the networks.
         """
         return cls(
             observation_space=env.single_observation_space,
@@ -51,18 +51,18 @@ class Context:
 
     @property
     def observations(self) -> int:
-        """Width of an observation."""
+        """Size of an observation."""
         return int(self.observation_space.shape[0])
 
     @property
     def actions(self) -> int:
-        """Width of an action."""
+        """Size of an action."""
         return int(self.action_space.shape[0])
 
     def weights(self) -> torch.Generator:
-        """The CPU generator of initial weights, so that a seed gives the same ones on every device."""
+        """The CPU generator of initial weights, so that a seed gives the same weights on every device."""
         return torch_stream(self.seed, "weights")
 
     def stream(self, name: str) -> torch.Generator:
-        """A generator of the run's own on the device, see `seeding`."""
+        """A generator of the run on the device, see `seeding`."""
         return torch_stream(self.seed, name, self.device)

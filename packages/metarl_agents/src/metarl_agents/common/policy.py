@@ -1,4 +1,4 @@
-"""The policy interface that collectors and evaluation drive, whichever way the policy learns."""
+"""The policy interface of collectors and evaluation, for off-policy and on-policy agents."""
 
 from abc import abstractmethod
 from typing import Any
@@ -18,7 +18,7 @@ class BatchPolicy(Policy):
     Args:
         action_space: box of actions in [-1, 1].
         observation_space: box of observations.
-        generator: source of the policy's random choices, on the device it computes on.
+        generator: random generator of the policy, on the device of its networks.
     """
 
     def __init__(self, *, action_space: Box, observation_space: Box, generator: torch.Generator) -> None:
@@ -35,22 +35,22 @@ class BatchPolicy(Policy):
         """Actions (R, A) for the rollouts `rows`, or for all of them."""
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
-        """The array as float32 on the device the policy computes on."""
+        """The array as a float32 tensor on the device of the policy."""
         return torch.as_tensor(array, dtype=torch.float32).to(self.generator.device)
 
     def act_on_arrays(self, observations_RO: NDArray[Any], *, deterministic: bool) -> NDArray[np.float32]:
-        """Actions (R, A) of all rollouts, from and to arrays, as evaluation has them."""
+        """Actions (R, A) of all rollouts, with arrays as input and output, for evaluation."""
         actions_RA = self.act(self.tensor(observations_RO), None, deterministic=deterministic)
         result: NDArray[np.float32] = actions_RA.cpu().numpy()
         return result
 
     def observe(self, observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> None:
-        """Takes in a step of all rollouts that goes on; recurrent policies remember it.
+        """Receives a step of all rollouts, unless all have ended; recurrent policies update their state.
 
-        Rows of rollouts that are over hold anything.
+        Rows of rollouts that have ended are arbitrary.
 
         Args:
-            observations_RO: what the actions were chosen from.
+            observations_RO: observations before the step.
             actions_RA: the actions taken.
             rewards_R: the environment's rewards.
         """
@@ -67,9 +67,9 @@ class BatchPolicy(Policy):
 
     @torch.no_grad()
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Batch:
-        """Tianshou's interface; rows are found by `batch.info.env_id` where there is one.
+        """Tianshou's interface; rows are given by `batch.info.env_id` if it exists.
 
-        Within a training step actions are sampled, elsewhere they are deterministic.
+        Actions are sampled within a training step, and deterministic otherwise.
         """
         info = batch.info
         rows = info.env_id if hasattr(info, "env_id") else None

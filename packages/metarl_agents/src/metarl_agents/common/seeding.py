@@ -1,7 +1,7 @@
-"""Independent random streams of one run, each a generator object of its own.
+"""Independent random streams of one run, each with its own generator.
 
-No global generator is read or written anywhere in this package: whoever draws random numbers is
-handed a generator, and every generator is part of the checkpoint.
+No code in this package uses a global generator: code that draws random numbers receives a generator,
+and every generator is part of the checkpoint.
 """
 
 import zlib
@@ -12,13 +12,13 @@ import torch
 
 
 def stream_seed(seed: int, name: str) -> int:
-    """Seed of the stream `name` in the run with this seed, as a non-negative 63-bit integer.
+    """Seed of the stream `name` of a run, as a non-negative 63-bit integer.
 
-    Streams are keyed by name and not by order, so adding one leaves all the others unchanged.
+    Streams depend on their name and not on their order, so a new stream does not change the others.
 
     Args:
         seed: the run's seed, non-negative.
-        name: what the stream is for, e.g. "weights".
+        name: purpose of the stream, e.g. "weights".
 
     Raises:
         ValueError: when the seed is negative.
@@ -40,10 +40,10 @@ def torch_stream(seed: int, name: str, device: torch.device | str = "cpu") -> to
 
 
 def numpy_state(generator: np.random.Generator) -> dict[str, Any]:
-    """State of a NumPy generator as JSON-able values."""
+    """State of a NumPy generator, convertible to JSON."""
     return dict(generator.bit_generator.state)
 
 
 def restore_numpy_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
-    """Puts a NumPy generator into a state that `numpy_state` returned."""
+    """Sets a NumPy generator to a state from `numpy_state`."""
     generator.bit_generator.state = state

@@ -1,4 +1,4 @@
-"""How many threads compute: PyTorch's own, and ours over independent parts of a computation."""
+"""Numbers of threads: PyTorch's threads, and our threads for independent parts of a computation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TResult = TypeVar("TResult")
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Limits PyTorch to `count` threads, and puts the old number back afterwards.
+    """Limits PyTorch to `count` threads, and restores the old number afterwards.
 
-    One is the default of a run: with any other process on the machine two threads were measured
-    slower than one, and independent runs use cores better.
+    The default of a run is one: with any other process on the machine, two threads were measured to
+    be slower than one, and independent runs use the cores better.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -29,11 +29,11 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def in_order(work: Callable[[TPart], TResult], parts: Iterable[TPart], threads: int) -> list[TResult]:
-    """The results of some work on each part, in the order of the parts.
+    """Applies a function to each part and returns the results in the order of the parts.
 
-    With several threads each takes the next part when it is done with one, and PyTorch computes with one
-    thread in each; what comes out does not depend on how many there are. PyTorch releases the
-    interpreter's lock while it computes.
+    With several threads, each takes the next part when it has finished one, and PyTorch uses one thread
+    in each. The results do not depend on the number of threads. PyTorch releases the interpreter lock
+    while it computes.
     """
     if threads == 1:
         return [work(part) for part in parts]

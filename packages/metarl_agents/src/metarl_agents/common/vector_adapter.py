@@ -1,4 +1,4 @@
-"""A Gymnasium vector environment in the form Tianshou's collectors expect."""
+"""Adapter from a Gymnasium vector environment to the interface of Tianshou's collectors."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from tianshou.env import BaseVectorEnv
 Array = NDArray[Any]
 Infos = dict[str, Array]
 
-#: What Gymnasium keeps per environment and Tianshou asks for as a list with one entry per
+#: Attributes that Gymnasium stores once and Tianshou requests as a list with one entry per
 #: simulation.
 SPACES = {"action_space": "single_action_space", "observation_space": "single_observation_space"}
 
@@ -21,19 +21,19 @@ SPACES = {"action_space": "single_action_space", "observation_space": "single_ob
 class GymVectorEnvAdapter(BaseVectorEnv):
     """Steps all simulations of a natively batched environment in one call.
 
-    Tianshou's own vector environments hold one worker per simulation; this one holds the batched
-    environment and no workers, and serves the same methods. Infos are arrays inside; `reset` and
-    `step` unpack them into one dict per simulation, as stock collectors want, while
-    `reset_arrays` and `step_arrays` hand out the arrays themselves.
+    Tianshou's own vector environments have one worker per simulation. This class has the same methods
+    but no workers. Infos are stored as arrays; `reset` and `step` convert them to one dict per
+    simulation, as Tianshou's collectors require, and `reset_arrays` and `step_arrays` return the
+    arrays.
 
     Args:
         venv: environment in autoreset mode DISABLED or SAME_STEP.
-        info_keys: the info entries passed on; everything else is dropped, because a stock
-            collector stores every entry it sees with each transition.
+        info_keys: keys of the infos to return; others are dropped, because Tianshou's collectors
+            store every entry with each transition.
 
     Raises:
-        ValueError: in autoreset mode NEXT_STEP, whose reset steps would enter the buffer as
-            transitions that never happened.
+        ValueError: in autoreset mode NEXT_STEP, whose reset steps would be stored as transitions
+            that did not take place.
     """
 
     #: The environment. Untyped, because the suite's own has methods (`set_tasks`, masks, states) that
@@ -59,7 +59,7 @@ class GymVectorEnvAdapter(BaseVectorEnv):
         self._ended_N = np.zeros(self.env_num, bool)
 
     def get_env_attr(self, key: str, id: int | list[int] | Array | None = None) -> list[Any]:
-        """The attribute of the environment, once per simulation asked for."""
+        """The attribute of the environment, repeated for each requested simulation."""
         value = getattr(self.venv, SPACES.get(key, key))
         return [value] * len(self._wrap_id(id))
 
@@ -72,12 +72,12 @@ class GymVectorEnvAdapter(BaseVectorEnv):
     def reset_arrays(
         self, mask_N: NDArray[np.bool_] | None = None, seed: int | None = None
     ) -> tuple[Array, Infos]:
-        """Resets all simulations, or those of the mask.
+        """Resets all simulations, or those selected by the mask.
 
         Args:
-            mask_N: which simulations to reset. In mode SAME_STEP a simulation that has ended has
-                been reset already and keeps its new episode.
-            seed: simulation i is seeded with `seed + i`; None continues each one's generator.
+            mask_N: which simulations to reset. In mode SAME_STEP, a simulation that has ended has
+                already been reset and keeps its new episode.
+            seed: simulation i is seeded with `seed + i`; None continues the generators.
 
         Returns:
             The current observations (N, O) and infos of all simulations.
@@ -96,19 +96,19 @@ class GymVectorEnvAdapter(BaseVectorEnv):
     def step_arrays(
         self, actions_NA: Array, mask_N: NDArray[np.bool_] | None = None
     ) -> tuple[Array, Array, Array, Array, Infos]:
-        """Steps all simulations, or those of the mask.
+        """Steps all simulations, or those selected by the mask.
 
         Returns:
             Next observations (N, O) before any reset, rewards, terminated, truncated and infos,
-            with a row for each simulation; rows outside the mask mean nothing.
+            with a row for each simulation; rows outside the mask have no meaning.
         """
         if mask_N is None or mask_N.all():
             result = self.venv.step(actions_NA)
         elif self._takes_mask:
             result = self.venv.step(actions_NA, mask=mask_N)
         else:
-            # Such an environment steps every simulation: idle ones that have ended need a reset
-            # first, and what they do is ignored.
+            # Such an environment steps every simulation: those outside the mask that have ended need a
+            # reset first, and their results are ignored.
             if not self.resets_itself and self._ended_N.any():
                 self.venv.reset(options={"reset_mask": self._ended_N.copy()})
                 self._ended_N[:] = False
@@ -118,7 +118,7 @@ class GymVectorEnvAdapter(BaseVectorEnv):
         selected = self._infos
         ended_N = terminated | truncated
         if not self.resets_itself:
-            # Idle rows too: without masks they run on and end like any other.
+            # Rows outside the mask too: without masks, they continue and can end.
             self._ended_N |= ended_N
         elif ended_N.any():
             # The rows of ended simulations already belong to their next episodes.
@@ -136,13 +136,13 @@ class GymVectorEnvAdapter(BaseVectorEnv):
     def _select(self, infos: Mapping[str, Any]) -> Infos:
         return {key: infos[key] for key in self.info_keys if key in infos}
 
-    # -- Tianshou's face ------------------------------------------------------------------------
+    # -- Tianshou's interface ---------------------------------------------------------------------
 
     def reset(self, env_id: int | list[int] | Array | None = None, **kwargs: Any) -> tuple[Array, Array]:
         """Resets the simulations with these indices, or all; see `BaseVectorEnv.reset`.
 
-        `seed` may be given; simulation i gets `seed + i`, where Tianshou's own environments would
-        give all of them the same.
+        `seed` may be given; simulation i gets `seed + i`, while Tianshou's own environments give all
+        simulations the same seed.
         """
         rows = np.asarray(self._wrap_id(env_id))
         mask = None
@@ -195,10 +195,10 @@ class GymVectorEnvAdapter(BaseVectorEnv):
 
 
 def box_width(space: gymnasium.Space[Any]) -> int:
-    """Length of the vectors in a one-dimensional box.
+    """Size of a one-dimensional box.
 
     Raises:
-        ValueError: for any other space; the agents here act on and observe plain vectors.
+        ValueError: for any other space; the agents here support only vectors.
     """
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise ValueError(f"expected a space of vectors, Box with one dimension, not {space}")

@@ -1,1 +1,1 @@
-"""Networks: perceptrons, actors, encoders, recurrent units, and what they are trained with."""
+"""Networks: perceptrons, actors, encoders, recurrent units, target networks and optimisers."""

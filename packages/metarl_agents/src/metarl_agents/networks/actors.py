@@ -1,4 +1,4 @@
-"""Actors: networks from what a policy knows to its actions."""
+"""Actors: networks from the inputs of a policy to its actions."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ class TanhGaussianActor(nn.Module):
 
 
 class DeterministicActor(nn.Module):
-    """Perceptron with a tanh, for actions in (-1, 1); weights start as PyTorch starts them."""
+    """Perceptron with a tanh, for actions in (-1, 1), with PyTorch's initial weights."""
 
     def __init__(
         self, inputs: int, hidden: Sequence[int], actions: int, *, generator: torch.Generator

@@ -22,8 +22,8 @@ def split_output(output_BP: Tensor) -> tuple[Tensor, Tensor]:
 def log_tanh_derivative(u: Tensor) -> Tensor:
     """log(d tanh(u) / du) = 2 (log 2 - u - softplus(-2u)), elementwise.
 
-    The usual log(1 - tanh(u)^2 + 1e-6) stops falling at -13.8, from |u| = 7 or so; this form is
-    exact to rounding everywhere.
+    The usual log(1 - tanh(u)^2 + 1e-6) does not fall below -13.8, for |u| above about 7; this form is
+    exact up to rounding everywhere.
     """
     return 2.0 * (LOG_TWO - u - F.softplus(-2.0 * u))
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from metarl_agents.networks.perceptrons import mlp
 
-#: Smallest variance of a factor: keeps one over-confident transition from making 1/variance
-#: overflow (Rakelly et al. 2019, released code).
+#: Smallest variance of a factor, so that 1/variance does not overflow for one transition with a
+#: very small variance (Rakelly et al. 2019, released code).
 MIN_VARIANCE = 1e-7
 
 
@@ -20,7 +20,7 @@ class ProductOfGaussiansEncoder(nn.Module):
     """Feed-forward, permutation-invariant encoder of PEARL (Rakelly et al. 2019, eq. 2).
 
     Every transition gives one independent Gaussian factor of q(z|c); see `product_of_gaussians`.
-    Weights start as `mlp` says.
+    For the initial weights, see `mlp`.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ def transition_features(
 def factor_sums(mean_TBZ: Tensor, variance_TBZ: Tensor) -> tuple[Tensor, Tensor]:
     """Precision and precision-weighted mean of a product of Gaussians, both (T, Z).
 
-    They add up over disjoint sets of transitions, so a posterior can grow with a trial without
-    encoding old transitions again.
+    They are additive over disjoint sets of transitions, so a posterior can be updated during a trial
+    without encoding old transitions again.
     """
     precision_TBZ = variance_TBZ.clamp(min=MIN_VARIANCE).reciprocal()
     return precision_TBZ.sum(-2), (mean_TBZ * precision_TBZ).sum(-2)
@@ -88,6 +88,6 @@ def product_of_gaussians(mean_TBZ: Tensor, variance_TBZ: Tensor) -> tuple[Tensor
 def kl_to_standard_normal(mean_TZ: Tensor, variance_TZ: Tensor) -> Tensor:
     """KL(N(mean, variance) || N(0, I)), **summed** over tasks and latent dimensions: a scalar.
 
-    PEARL sums rather than averages, so the meta-batch size is part of the bottleneck's weight.
+    PEARL sums instead of averaging, so the weight of the bottleneck depends on the meta-batch size.
     """
     return 0.5 * (variance_TZ + mean_TZ.square() - 1.0 - variance_TZ.log()).sum()

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 Parameters = dict[str, Tensor]
 
-#: Floor of log sigma (ProMP's released code: log 1e-6).
+#: Lower bound of log sigma (ProMP's released code: log 1e-6).
 MIN_LOG_STD = math.log(1e-6)
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -23,7 +23,7 @@ class Gaussian(NamedTuple):
 
     Attributes:
         mean: means (..., A).
-        log_std: log standard deviations, of a shape that broadcasts to the means'.
+        log_std: log standard deviations, with a shape that broadcasts to that of the means.
     """
 
     mean: Tensor
@@ -41,7 +41,7 @@ class Gaussian(NamedTuple):
         return (self.log_std - old.log_std + squares / (2 * variance) - 0.5).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Entropy in nats, of the log standard deviations' shape without its last axis."""
+        """Entropy in nats, with the shape of the log standard deviations without the last axis."""
         return (self.log_std + HALF_LOG_TWO_PI + 0.5).sum(-1)
 
     def draw(self, generator: torch.Generator) -> Tensor:
@@ -51,28 +51,28 @@ class Gaussian(NamedTuple):
 
 
 class TaskModel(nn.Module):
-    """Networks of a policy of which every task has its own copy of some parameters.
+    """Networks of a policy in which every task has its own copy of some parameters.
 
-    Those, "own", are tensors with a leading task axis; the module's other parameters are shared.
+    These parameters (`own`) are tensors with a leading task axis; the others are shared.
     """
 
-    #: Steps that are worked on together, in whole tasks; see `adaptation.chunks`.
+    #: Number of steps that are processed together, in whole tasks; see `adaptation.chunks`.
     chunk_rows: ClassVar[int] = 2000
-    #: Whether actions depend on episodes of the task seen before.
+    #: Whether actions depend on earlier episodes of the task.
     needs_memory: ClassVar[bool] = False
 
     @property
     def own_names(self) -> Sequence[str]:
-        """Names of the parameters of which tasks have copies: all of them, unless overridden."""
+        """Names of the parameters of which tasks have copies; by default, all of them."""
         return [name for name, _ in self.named_parameters()]
 
     def start(self, tasks: int) -> Parameters:
-        """The copies before any adaptation, each the module's own parameter."""
+        """The copies before adaptation, all equal to the module's parameters."""
         chosen = set(self.own_names)
         return {n: p.expand(tasks, *p.shape) for n, p in self.named_parameters() if n in chosen}
 
     def context(self, own: Mapping[str, Tensor], memory: Any) -> Tensor | None:
-        """What is computed once per batch of episodes: a task embedding (T, D), or nothing."""
+        """A value computed once per batch of episodes: a task embedding (T, D), or None."""
         return None
 
     def remember(self, memory: Any, episodes: Any, device: torch.device) -> Any:
@@ -85,18 +85,18 @@ class TaskModel(nn.Module):
 
 
 class GaussianMLP(TaskModel):
-    """Tanh perceptron with a Gaussian head whose log sigma is a free vector or an output.
+    """Tanh perceptron with a Gaussian head whose log sigma is a parameter vector or an output.
 
-    As a `TaskModel`, all its parameters are the tasks' own.
+    As a `TaskModel`, every task has its own copy of all parameters.
 
     Args:
-        inputs: input width.
-        hidden: hidden widths.
-        actions: width A of an action.
+        inputs: input size.
+        hidden: widths of the hidden layers.
+        actions: size A of an action.
         generator: CPU generator of the initial weights.
         state_std: whether log sigma depends on the input (TESP) or is one vector (MAML, ProMP).
-        column_norms: norms of the weights into a unit, of hidden layers and the last (TESP's released
-            code: 1.0 and 0.01); None starts weights Xavier-uniform, as in ProMP.
+        column_norms: norms of the initial weights of a unit, in hidden layers and in the last one
+            (TESP's released code: 1.0 and 0.01); None: Xavier-uniform weights, as in ProMP.
     """
 
     def __init__(
@@ -128,23 +128,23 @@ class GaussianMLP(TaskModel):
             self.log_std = nn.Parameter(torch.zeros(actions))
 
     def forward(self, inputs: Tensor, own: Mapping[str, Tensor] | None = None) -> Gaussian:
-        """Action distributions of inputs (..., I); of (T, M, I) where tasks have their own parameters.
+        """Action distributions of inputs (..., I), or (T, M, I) if tasks have their own parameters.
 
         Args:
             inputs: the inputs.
-            own: parameters with a leading task axis in place of the module's.
+            own: parameters with a leading task axis, instead of the module's.
         """
         hidden, batched = inputs, False
         chosen: Mapping[str, Tensor] = dict(self.named_parameters()) if own is None else own
         if own is not None:
             batched = own["weight_0"].shape[0] > 1
             if not batched:
-                # A plain product is a tenth faster than a batch of one.
+                # A simple product is a tenth faster than a batch of one.
                 chosen, hidden = {name: value[0] for name, value in own.items()}, inputs[0]
         for number in range(self.layers):
             weight, bias = chosen[f"weight_{number}"], chosen[f"bias_{number}"]
             if batched:
-                # Half the time of baddbmm, which first copies the bias to every row.
+                # Takes half the time of baddbmm, which first copies the bias to every row.
                 hidden = torch.bmm(hidden, weight.mT).add_(bias[:, None])
             else:
                 hidden = linear(hidden, weight, bias)

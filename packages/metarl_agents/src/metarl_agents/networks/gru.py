@@ -1,15 +1,15 @@
 """A gated recurrent unit over short windows: its last hidden state is the context of an agent.
 
 The same function and parameters as a one-layer `torch.nn.GRU` (Cho et al. 2014 in PyTorch's form), with two
-differences. Entries that a mask leaves out do not move the hidden state, so a window that begins
-before its episode gives what the episode's own entries give. And the rolling is written for windows
-of a few dozen steps and small hidden states, where the time goes into the number of operations, not
-their size: inputs of all steps are projected in one product, gates lie in contiguous blocks, and the
-backward pass is written out, its factors that do not depend on the incoming gradient computed for
-all steps at once. At 20 steps, batch 256 and width 15, forward and backward together took 0.6 of the
+differences. Entries that are masked out do not change the hidden state, so a window that begins
+before its episode gives the same result as the entries of the episode alone. Second, the recursion is
+optimised for windows of a few dozen steps and small hidden states, where the time depends on the number of
+operations, not on their size: inputs of all steps are projected in one product, gates lie in contiguous
+blocks, and in the backward pass, factors that do not depend on the incoming gradient are computed for all
+steps at once. At 20 steps, batch 256 and width 15, forward and backward together took 0.6 of the
 time of `nn.GRU` on a CPU, and the forward pass alone the same.
 
-Letters: S steps, B batch, I inputs, C width of the hidden state, G networks rolled side by side.
+Letters: S steps, B batch, I inputs, C width of the hidden state, G networks evaluated together.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import torch
 from torch import Tensor, nn
 
 # sigmoid(1e4) is exactly 1 and its derivative exactly 0, in single and double precision: with the
-# update gate there a step keeps a zero state at exactly zero, and no gradient flows.
+# update gate at this value, a zero state stays exactly zero in a step, and no gradient flows.
 _SHUT = 1e4
 
 
 class WindowGRU(nn.Module):
-    """One-layer GRU; weights start at U(±1/sqrt(C)), as PyTorch's do.
+    """One-layer GRU with initial weights U(±1/sqrt(C)), as in PyTorch.
 
     Args:
-        inputs: width I of an entry.
-        width: width C of the hidden state.
+        inputs: size I of an entry.
+        width: size C of the hidden state.
         generator: CPU generator of the initial weights.
     """
 
@@ -54,8 +54,8 @@ class WindowGRU(nn.Module):
         """Last hidden state (B, C) of every window, from a zero state.
 
         Args:
-            window_SBI: the entries in the order of time.
-            valid_SB: false where an entry is to be skipped; those must come first. None for none.
+            window_SBI: the entries in temporal order.
+            valid_SB: false for entries to skip, which must come first. None: no entry is skipped.
         """
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
@@ -80,7 +80,7 @@ class WindowGRU(nn.Module):
 def last_states(grus: Sequence[WindowGRU], window_SBI: Tensor, valid_SB: Tensor | None) -> list[Tensor]:
     """Last hidden states (B, C) of several networks of one shape over the same windows, in one pass.
 
-    No gradient is kept, which is what target networks and detached contexts need.
+    No gradient is stored, as for target networks and detached contexts.
     """
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     weights = [torch.stack([getattr(gru, name) for gru in grus]) for name in names]
@@ -89,13 +89,13 @@ def last_states(grus: Sequence[WindowGRU], window_SBI: Tensor, valid_SB: Tensor 
 
 
 class _Rolled(NamedTuple):
-    """What a roll leaves, with G networks and features before steps and batch.
+    """Results of the recursion, with axes for networks G and features before steps and batch.
 
     Attributes:
         last: last hidden states.
         gates: reset and update gates and `s` (G, 3C, S, B); see `_roll`.
-        products: recurrent products (S, G, 3C, B), of one step only where nothing is kept.
-        halves: all `g` (G, C + 1, S + 1, B), the last row ones; of one step where nothing is kept.
+        products: recurrent products (S, G, 3C, B), only of one step if nothing is kept.
+        halves: all `g` (G, C + 1, S + 1, B), the last row is ones; of one step if nothing is kept.
     """
 
     last: Tensor
@@ -114,16 +114,16 @@ def _roll(
     *,
     keep: bool,
 ) -> _Rolled:
-    """Rolls G networks side by side.
+    """Evaluates the recursion of G networks together.
 
     With tanh(x) = 2 sigmoid(2x) - 1, n = 2 s - 1 and h = 2 g - 1, the recursion h' = n + z (h - n)
-    is g' = s + z (g - s): no tanh, which takes four times as long as a sigmoid. Weights are
-    rescaled once to suit.
+    is g' = s + z (g - s). This needs no tanh, which takes four times as long as a sigmoid. Weights are
+    rescaled once for this purpose.
     """
     steps, batch, inputs = window_SBI.shape
     networks, _, width = weight_hh_GKC.shape
-    # W h + b = 2 W g + (b - W 1). Gates get the bias with the inputs; the candidate's recurrent
-    # bias has its place inside the reset gate, so it rides on the product, as weight of a one.
+    # W h + b = 2 W g + (b - W 1). For gates, the bias is added to the inputs. The candidate's
+    # recurrent bias is inside the reset gate, so it is part of the product, as the weight of a constant 1.
     shift_GK = bias_hh_GK - weight_hh_GKC.sum(-1)
     bias_GK = bias_ih_GK.clone()
     bias_GK[:, : 2 * width] += shift_GK[:, : 2 * width]
@@ -184,7 +184,7 @@ class _Roll(torch.autograd.Function):
         width = weight_hh.shape[1]
         reset, update, s = gates_KSB.split(width)
         g = halves_DSB[:width, :-1]
-        # The products hold twice the candidate's recurrent part.
+        # The products contain twice the candidate's recurrent part.
         inner_CSB = products_SKB[:, 2 * width :].transpose(0, 1)
         # h' = n + z (h - n). With dh the gradient of h', those of the arguments of r, z and n (the
         # latter's recurrent part) are dh times these factors; 1 - n^2 = 4 s (1 - s).
@@ -196,7 +196,7 @@ class _Roll(torch.autograd.Function):
         state_grads_CSB = torch.empty_like(to_candidate)
         state_grads_CSB[:, -1] = grad_CB
         state_grads, factor, update_S = state_grads_CSB.unbind(1), factors.unbind(2), update.unbind(1)
-        # The loop finds dh only; everything that follows from it is done for all steps at once.
+        # The loop computes only dh; everything that depends on it is computed for all steps at once.
         product_3CB = window_SBI.new_empty(3, width, batch)
         product_KB = product_3CB.view(3 * width, batch)
         transposed_CK = weight_hh.T.contiguous()
@@ -209,22 +209,22 @@ class _Roll(torch.autograd.Function):
         bias_hh = hidden_KR.sum(1)
         states_CR = (2 * g - 1).view(width, -1)
         weight_hh_KC = hidden_KR @ states_CR.T
-        # On the input side the candidate's gradient has not passed the reset gate.
+        # On the input side, the candidate's gradient does not pass through the reset gate.
         torch.mul(to_candidate, state_grads_CSB, out=factors[2])
         return None, None, hidden_KR @ window_SBI.reshape(-1, inputs), weight_hh_KC, hidden_KR.sum(1), bias_hh
 
 
 class RollingContext:
-    """Contexts of R running episodes, advanced by one entry at a time.
+    """Contexts of R running episodes, updated by one entry at a time.
 
     After every entry the context equals a `WindowGRU` over the last `length` entries from a zero
-    state. Instead of rolling each window anew, one state per window start is kept, and all of them
-    advance in one step.
+    state. Instead of recomputing each window, one state per window start is kept, and all of them
+    are updated in one step.
 
     Args:
         gru: the network.
         rollouts: number of episodes R.
-        length: entries of a window; None for all since the episode's start.
+        length: number of entries of a window; None for all since the start of the episode.
     """
 
     def __init__(self, gru: WindowGRU, rollouts: int, length: int | None) -> None:
@@ -235,12 +235,12 @@ class RollingContext:
 
     @torch.no_grad()
     def push(self, entry_RI: Tensor) -> Tensor:
-        """Takes in one entry of every episode; returns the contexts (R, C)."""
+        """Adds one entry of every episode; returns the contexts (R, C)."""
         if self.length is not None:
             self.states_LRC[self.pushed % self.length] = 0.0
         self.states_LRC = self.gru.step(entry_RI, self.states_LRC)
         self.pushed += 1
         if self.length is None or self.pushed < self.length:
             return self.states_LRC[0]
-        # The oldest window, which is full now and whose place the next entry takes.
+        # The oldest window, which is now full and is replaced at the next entry.
         return self.states_LRC[self.pushed % self.length]

@@ -10,8 +10,8 @@ from metarl_agents.networks.actors import TanhGaussianActor
 from metarl_agents.networks.distributions import split_output
 from metarl_agents.networks.perceptrons import mlp
 
-#: Smallest scale of the heads' deviations from their mean. Heads start equal, where a deviation
-#: is 0; a prediction of this many times a number near 1 then changes no action.
+#: Smallest scale of the heads' deviations from their mean. All heads are equal at first, so their
+#: deviation is 0; a prediction near 1 times this scale then changes no action.
 MIN_SCALE = 1e-6
 
 
@@ -31,29 +31,29 @@ class Heads(NamedTuple):
         return torch.cat((self.weight.flatten(1), self.bias), 1)
 
     def like(self, flat_GD: Tensor) -> "Heads":
-        """Heads of this width out of what `flat` returns."""
+        """Heads of this size from the result of `flat`."""
         outputs, features = self.weight.shape[1:]
         weight_GD, bias_GP = flat_GD[:, :-outputs], flat_GD[:, -outputs:]
         return Heads(weight_GD.reshape(-1, outputs, features), bias_GP)
 
     def rows(self, rows: Tensor) -> "Heads":
-        """Some of the heads, in this order."""
+        """The heads with these indices, in this order."""
         return Heads(self.weight.index_select(0, rows), self.bias.index_select(0, rows))
 
 
 class MultiHeadActor(TanhGaussianActor):
-    """A shared perceptron under one linear output layer per task.
+    """A shared perceptron with one linear output layer per task.
 
-    It draws the weights of a `TanhGaussianActor` from the generator, and every head starts as a
-    copy of that one's last layer: a head then holds nothing but what its task added.
+    It draws the weights of a `TanhGaussianActor` from the generator, and every head is initially a copy
+    of its last layer. Differences between heads are therefore only due to their tasks.
 
     Args:
-        inputs: input width.
-        hidden: hidden widths of the shared perceptron.
-        actions: width A of an action.
+        inputs: input size.
+        hidden: widths of the hidden layers of the shared perceptron.
+        actions: size A of an action.
         num_tasks: number of heads K.
         generator: CPU generator of the initial weights.
-        released: whether they start exactly as PEARL's released code has them; see `mlp`.
+        released: whether they are exactly those of PEARL's released code; see `mlp`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MultiHeadActor(TanhGaussianActor):
         self.head_bias = nn.Parameter(last.bias.detach().repeat(num_tasks, 1))
 
     def heads(self, tasks_G: Tensor | None = None) -> Heads:
-        """Heads of the tasks, or of all."""
+        """Heads of the given tasks, or of all tasks."""
         every = Heads(self.head_weight, self.head_bias)
         return every if tasks_G is None else every.rows(tasks_G)
 
@@ -85,8 +85,8 @@ class MultiHeadActor(TanhGaussianActor):
         """Mean and log standard deviation before the tanh, both (B, A).
 
         Args:
-            inputs_BI: inputs; B is a multiple of G, and equal shares of the rows follow one another.
-            heads: the heads (G, ...) of the shares; by default the mean head for all rows.
+            inputs_BI: inputs; B is a multiple of G, and the rows are G consecutive groups of equal size.
+            heads: the heads (G, ...) of the groups; by default the mean head for all rows.
         """
         weight_GPH, bias_GP = self.mean_head() if heads is None else heads
         features_GBH = self.network(inputs_BI).unflatten(0, (len(weight_GPH), -1))
@@ -95,7 +95,7 @@ class MultiHeadActor(TanhGaussianActor):
 
 
 class Standard(NamedTuple):
-    """What heads are standardised by: their mean (1, D) and one scale for all D entries."""
+    """Standardisation of heads: their mean (1, D) and one scale for all D entries."""
 
     mean: Tensor
     scale: Tensor
@@ -104,23 +104,23 @@ class Standard(NamedTuple):
     def of(cls, heads_KD: Tensor) -> "Standard":
         """Mean, and root mean square deviation from it, of flattened heads.
 
-        One scale for all entries leaves the squared error the one of the heads themselves, up to
-        a factor; a scale per entry would weigh entries that hardly matter as much as the others.
+        With one scale for all entries, the squared error is that of the heads themselves, up to a factor.
+        With a scale per entry, unimportant entries would have the same weight as the others.
         """
         mean_1D = heads_KD.mean(0, keepdim=True)
         return cls(mean_1D, (heads_KD - mean_1D).square().mean().sqrt().clamp(min=MIN_SCALE))
 
 
 class HeadAdapter(nn.Module):
-    """Perceptron that predicts a task's standardised head from one transition of it.
+    """Perceptron that predicts the standardised head of a task from one of its transitions.
 
     Its last layer is linear, so the mean of its predictions over transitions is that layer applied
-    to the mean of `features`, whose width does not grow with the heads'.
+    to the mean of `features`, whose size does not depend on that of the heads.
 
     Args:
-        inputs: width I of a transition.
-        hidden: hidden widths.
-        head_size: width D of a flattened head.
+        inputs: size I of a transition.
+        hidden: widths of the hidden layers.
+        head_size: size D of a flattened head.
         generator: CPU generator of the initial weights.
     """
 
@@ -128,7 +128,7 @@ class HeadAdapter(nn.Module):
         self, inputs: int, hidden: Sequence[int], head_size: int, *, generator: torch.Generator
     ) -> None:
         super().__init__()
-        # The last layer's bound is that of PEARL's encoder, which reads the same inputs.
+        # The last layer's bound is that of PEARL's encoder, which has the same inputs.
         self.features = mlp(inputs, hidden, head_size, generator=generator, last_bound=3e-3)
         self.last = self.features.pop(-1)
         self.width = inputs if not hidden else hidden[-1]

@@ -12,11 +12,11 @@ def linear(
 ) -> nn.Linear:
     """One linear layer with weights U(-weight_bound, weight_bound) and a constant bias.
 
-    Without a bias given, biases are drawn as the weights are, which is PyTorch's own initialisation
-    where the bound is 1/sqrt(inputs).
+    If the bias is None, biases are drawn in the same way as the weights, which is PyTorch's own
+    initialisation if the bound is 1/sqrt(inputs).
 
-    `nn.Linear` would draw its weights from the global generator; here they come from `generator`,
-    which lives on the CPU so that a seed gives the same weights on every device.
+    `nn.Linear` would draw its weights from the global generator. Here they come from `generator`,
+    which is on the CPU so that a seed gives the same weights on every device.
     """
     layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     with torch.no_grad():
@@ -38,25 +38,25 @@ def mlp(
     hidden_bias: float | None = 0.1,
     released: bool = False,
 ) -> nn.Sequential:
-    """ReLU perceptron, by default started much as PEARL's networks are.
+    """ReLU perceptron, by default with an initialisation similar to that of PEARL's networks.
 
     Hidden layers: weights U(±1/sqrt(inputs)) and bias `hidden_bias`. The last layer is linear with
-    weights U(±last_bound) and bias 0, so that outputs start near zero: values without bias, actions
-    with almost the same wide distribution in every state.
+    weights U(±last_bound) and bias 0, so that initial outputs are near zero: values are unbiased,
+    and actions have almost the same wide distribution in every state.
 
     Source: Rakelly et al. 2019 (arXiv:1903.08254), released code (rlkit/torch/networks.py): hidden
     bias 0.1, last layer 3e-3 for values and the encoder, 1e-3 for the policy. That code differs in
-    two places, which `released` takes over: what it calls the fan-in of a hidden layer is the
-    layer's number of outputs, and the last layer's bias is drawn as its weights are.
+    two respects, which `released` selects: its fan-in of a hidden layer is the number of outputs of
+    the layer, and the bias of the last layer is drawn in the same way as its weights.
 
     Args:
-        inputs: input width.
+        inputs: input size.
         hidden: width of each hidden layer; may be empty.
-        outputs: output width.
-        generator: CPU generator the weights are drawn from.
-        last_bound: bound of the last layer's weights; None starts it as PyTorch does, biases too.
-        hidden_bias: bias of the hidden layers; None starts them as PyTorch does.
-        released: whether to start exactly as PEARL's released code does.
+        outputs: output size.
+        generator: CPU generator of the weights.
+        last_bound: bound of the last layer's weights; None: PyTorch's initialisation, also of biases.
+        hidden_bias: bias of the hidden layers; None: PyTorch's initialisation.
+        released: whether to initialise exactly as in PEARL's released code.
     """
     layers: list[nn.Module] = []
     width = inputs
@@ -77,8 +77,8 @@ def mlp(
 class TwinCritic(nn.Module):
     """Two state-action value networks of the same shape, initialised independently.
 
-    They stay two chains of plain matrix products: one batched product of both was measured slower
-    on CPU from 1,024 rows on (by 3 % at width 64, by 25 % at 4,096 rows and width 300).
+    They use separate matrix products, because one batched product of both was measured to be slower
+    on a CPU from 1,024 rows on (by 3 % at width 64, by 25 % at 4,096 rows and width 300).
     """
 
     def __init__(

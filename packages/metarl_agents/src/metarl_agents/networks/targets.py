@@ -1,4 +1,4 @@
-"""Target networks that follow their source by Polyak averaging."""
+"""Target networks, updated by Polyak averaging."""
 
 import copy
 from typing import Generic, TypeVar
@@ -10,10 +10,10 @@ TModule = TypeVar("TModule", bound=nn.Module)
 
 
 class PolyakTarget(nn.Module, Generic[TModule]):
-    """A frozen copy of a network: `follow()` moves it by target += tau (source - target).
+    """A copy of a network without gradients; `follow()` applies target += tau (source - target).
 
-    Tianshou's own lagged networks loop over parameters in Python and recurse through `eval()` at
-    each forward; this one is a single fused call over all parameters.
+    Tianshou's own lagged networks loop over parameters in Python and call `eval()` recursively at each
+    forward pass; this one is a single fused call over all parameters.
     """
 
     def __init__(self, source: TModule, tau: float) -> None:
@@ -21,7 +21,7 @@ class PolyakTarget(nn.Module, Generic[TModule]):
         self.network: TModule = copy.deepcopy(source)
         self.network.requires_grad_(False)
         self.tau = tau
-        # A tuple keeps the source out of this module's own parameters and state dict.
+        # In a tuple, the source is not part of this module's parameters and state dict.
         self._source = (source,)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:

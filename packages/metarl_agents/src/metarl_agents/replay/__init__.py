@@ -1,1 +1,1 @@
-"""Learning from replayed transitions: buffer, collector, algorithm, value losses."""
+"""Off-policy learning: replay buffer, collector, algorithm, value losses."""

@@ -1,4 +1,4 @@
-"""Off-policy algorithms that train on meta-batches: Tianshou's update surface over task buffers."""
+"""Off-policy algorithms that train on meta-batches, with Tianshou's update interface."""
 
 import time
 from abc import abstractmethod
@@ -28,14 +28,14 @@ TMetaPolicy = TypeVar("TMetaPolicy", bound=MetaPolicy)
 class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
     """Draws batches from a `TaskReplayBuffer` and hands them to one gradient step.
 
-    A subclass is one algorithm: it builds its networks and optimisers, says in `draw` what a step
-    needs from the buffer, and writes its update rule in `gradient_step`.
+    A subclass is one algorithm: it builds its networks and optimisers, draws the data of a step in
+    `draw`, and implements its update rule in `gradient_step`.
 
     Args:
         policy: the policy.
-        training_reward: "reward", or the info key whose values the losses train on.
+        training_reward: "reward", or the info key that replaces the reward in the losses.
         report_every: gradient steps per report of mean losses.
-        generator: source of the update's random numbers, on the device of the networks.
+        generator: random generator of the updates, on the device of the networks.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
 
     @abstractmethod
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> Any:
-        """What one gradient step needs, as tensors on the algorithm's device."""
+        """The data of one gradient step, as tensors on the algorithm's device."""
 
     @abstractmethod
     def gradient_step(self, data: Any) -> dict[str, Tensor]:
@@ -64,14 +64,14 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
         """What is collected in an iteration, and before the first."""
 
     def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int | None:
-        """Gradient steps after a collection; None leaves it to the trainer's steps per sample."""
+        """Number of gradient steps after a collection; None: the trainer's steps per sample apply."""
         return None
 
     def begin_updates(self) -> None:
-        """A collection is over and gradient steps follow."""
+        """Called after a collection, before its gradient steps."""
 
     def transitions(self, buffer: TaskReplayBuffer, rows: IntArray) -> Transitions:
-        """The transitions in these rows of the buffer, with the shape of the rows leading."""
+        """The transitions in these rows of the buffer; leading axes have the shape of the rows."""
         rewards = buffer.rew if self.training_reward == "reward" else buffer.info[self.training_reward]
         return Transitions(
             self.tensor(buffer.obs.take(rows, 0)),
@@ -81,10 +81,10 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
             self.tensor(buffer.obs_next.take(rows, 0)),
         )
 
-    # -- Tianshou's surface ---------------------------------------------------------------------
+    # -- Tianshou's interface -------------------------------------------------------------------
 
     def update(self, buffer: ReplayBuffer, sample_size: int | None) -> MetaTrainingStats:
-        """One gradient step on `sample_size` transitions, of each drawn task where it draws tasks.
+        """One gradient step on `sample_size` transitions, or as many per task if it draws tasks.
 
         Raises:
             RuntimeError: outside a training step, as in every Tianshou algorithm.

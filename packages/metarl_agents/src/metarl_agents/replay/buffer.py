@@ -1,4 +1,4 @@
-"""Replay buffer of whole episodes, one ring per task, all tasks in one allocation."""
+"""Replay buffer of whole episodes, with one ring per task in a common allocation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,24 +20,24 @@ STEP_KEYS = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next")
 class TaskReplayBuffer(ReplayBuffer):
     """Whole episodes of many tasks, sampled as meta-batches `[T, B]` and windows `[T, B, S]`.
 
-    Task k owns rows `k * capacity` to `(k + 1) * capacity`, a ring in which its episodes lie one
-    after another. Three counters per task, which only grow, describe the ring: `head` transitions
-    were written, those from `tail` on are still there, and `[context_start, context_end)` is the
-    *context view*: the transitions gathered since the task was last cleared for inference (the
-    encoder buffer of PEARL, without a second copy). A transition with counter value c lies in row
-    `c mod capacity` of its task. Old episodes leave whole, so `tail` is always an episode's start.
+    Task k has rows `k * capacity` to `(k + 1) * capacity`, a ring of consecutive episodes. Counters
+    per task, which only increase, describe the ring: `head` transitions were written, those from
+    `tail` on are still stored, and `[context_start, context_end)` is the *context view*: the
+    transitions collected since the context of the task was last cleared (the encoder buffer of
+    PEARL, without a second copy). A transition with counter value c is in row `c mod capacity` of
+    its task. Old episodes are removed as a whole, so `tail` is always the start of an episode.
 
     It is a Tianshou `ReplayBuffer`: `buffer.obs`, `buffer[rows]` (rows of any shape), `len`,
-    `sample`, `prev`, `next` and `hasnull` mean what they mean there, and trainers accept it. It
-    draws from its own generator.
+    `sample`, `prev`, `next` and `hasnull` have the same meaning, and trainers accept it. It has its
+    own random generator.
 
     Args:
         num_tasks: number of tasks K.
-        capacity: transitions kept per task C.
-        observation_size: width O of an observation.
-        action_size: width A of an action.
-        generator: source of every random choice the buffer makes.
-        info_keys: names of further float32 columns per transition, kept under `info`.
+        capacity: maximum number C of transitions per task.
+        observation_size: size O of an observation.
+        action_size: size A of an action.
+        generator: random generator of the buffer.
+        info_keys: names of further float32 columns per transition, stored under `info`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class TaskReplayBuffer(ReplayBuffer):
         self.generator = generator
         rows = num_tasks * capacity
         columns = Batch()
-        # np.zeros reserves address space only; memory is used as rows are written.
+        # np.zeros reserves only address space; memory is used when rows are written.
         for key, width in (
             ("obs", observation_size),
             ("act", action_size),
@@ -69,7 +69,7 @@ class TaskReplayBuffer(ReplayBuffer):
             columns[key] = np.zeros(rows, bool)
         columns["info"] = Batch({key: np.zeros(rows, np.float32) for key in self.info_keys})
         self._meta = columns
-        # Steps since the episode's start and until its end: what windows and eviction go by.
+        # Steps since the start of the episode and until its end, used for windows and for removal.
         self.step_index = np.zeros(rows, np.int32)
         self.steps_left = np.zeros(rows, np.int32)
         self.head = np.zeros(num_tasks, np.int64)
@@ -77,7 +77,7 @@ class TaskReplayBuffer(ReplayBuffer):
         self.context_start = np.zeros(num_tasks, np.int64)
         self.context_end = np.zeros(num_tasks, np.int64)
 
-    # -- what Tianshou asks of a buffer ---------------------------------------------------------
+    # -- Tianshou's interface of a buffer -------------------------------------------------------
 
     def __len__(self) -> int:
         return int((self.head - self.tail).sum())
@@ -88,26 +88,26 @@ class TaskReplayBuffer(ReplayBuffer):
         return np.arange(self.num_tasks + 1, dtype=np.int64) * self.capacity
 
     def hasnull(self) -> bool:
-        """Always false: `add_episodes` refuses values that are not finite.
+        """Always false, because `add_episodes` rejects values that are not finite.
 
-        Tianshou's trainers ask after every collection; the stock answer copies the whole buffer
-        (0.3 to 0.8 s at a million transitions).
+        Tianshou's trainers call this after every collection; the original method copies the whole buffer
+        (0.3 to 0.8 s for a million transitions).
         """
         return False
 
     def reset(self, keep_statistics: bool = False) -> None:
-        """Forgets all transitions. The generator goes on."""
+        """Removes all transitions. The state of the generator does not change."""
         for counter in (self.head, self.tail, self.context_start, self.context_end):
             counter[:] = 0
 
     def add(self, batch: Batch, buffer_ids: NDArray[Any] | list[int] | None = None) -> NoReturn:
-        """Not available: single steps of several simulations would tear episodes apart.
+        """Not available, because single steps of several simulations are not whole episodes.
 
         Raises:
             TypeError: always.
         """
         raise TypeError(
-            "a TaskReplayBuffer takes whole episodes: call add_episodes, or collect with a MetaCollector"
+            "a TaskReplayBuffer stores whole episodes: call add_episodes, or collect with a MetaCollector"
         )
 
     def sample_indices(self, batch_size: int | None) -> IntArray:
@@ -128,11 +128,11 @@ class TaskReplayBuffer(ReplayBuffer):
         return np.zeros(0, np.int64)
 
     def prev(self, index: int | NDArray[Any]) -> Any:
-        """The row before, or the same row at an episode's start."""
+        """The previous row, or the same row at the start of an episode."""
         return self._neighbour(index, self.step_index, -1)
 
     def next(self, index: int | NDArray[Any]) -> Any:
-        """The row after, or the same row at an episode's end."""
+        """The next row, or the same row at the end of an episode."""
         return self._neighbour(index, self.steps_left, 1)
 
     def _neighbour(self, index: int | NDArray[Any], distance: NDArray[np.int32], by: int) -> Any:
@@ -160,15 +160,15 @@ class TaskReplayBuffer(ReplayBuffer):
             episodes: arrays (N, H, ...) with H at least the longest episode, under the keys `obs`,
                 `act`, `rew`, `terminated`, `truncated`, `obs_next` and the info keys. Steps beyond
                 an episode's length are ignored.
-            to_context: whether the episodes join their task's context view.
+            to_context: whether to add the episodes to their task's context view.
 
         Returns:
             The rows written, episode by episode.
 
         Raises:
-            ValueError: when a value is not finite, when one call brings a task more transitions
-                than its ring holds, or when the episodes cannot join the context view because
-                others that did not join were written after it was cleared.
+            ValueError: when a value is not finite, when one call adds more transitions to a task than
+                its ring can store, or when the episodes cannot be added to the context view because
+                others that are not in it were written after it was cleared.
         """
         tasks_N = np.asarray(tasks_N, np.int64)
         lengths_N = np.asarray(lengths_N, np.int64)
@@ -177,12 +177,12 @@ class TaskReplayBuffer(ReplayBuffer):
         if added_K.max(initial=0) > self.capacity:
             raise ValueError(
                 f"task {int(added_K.argmax())} receives {added_K.max()} transitions at once, but "
-                f"its ring holds {self.capacity}: raise the buffer's capacity"
+                f"its ring stores {self.capacity}: increase the buffer's capacity"
             )
         touched = np.flatnonzero(added_K)
         if to_context and np.any(self.context_end[touched] != self.head[touched]):
             raise ValueError(
-                "the context view must be one unbroken run of transitions: clear it with "
+                "the transitions of the context view must be contiguous: clear it with "
                 "clear_context before adding to it again"
             )
         source, rows = self._placement(tasks_N, lengths_N)
@@ -205,7 +205,7 @@ class TaskReplayBuffer(ReplayBuffer):
     def _placement(
         self, tasks_N: IntArray, lengths_N: IntArray
     ) -> tuple[tuple[IntArray, IntArray], IntArray]:
-        """Where the steps come from, as (episode, step) indices, and the rows they go to."""
+        """Sources of the steps, as (episode, step) indices, and their target rows."""
         order = np.argsort(tasks_N, kind="stable")
         before = np.cumsum(lengths_N[order]) - lengths_N[order]
         group_starts = np.searchsorted(tasks_N[order], tasks_N[order], side="left")
@@ -218,10 +218,10 @@ class TaskReplayBuffer(ReplayBuffer):
         return (episode, step), tasks_N[episode] * self.capacity + counters % self.capacity
 
     def _evict(self, tasks: IntArray, added: IntArray) -> None:
-        """Drops the oldest whole episodes of the tasks until `added` transitions fit."""
+        """Removes the oldest episodes of the tasks until `added` transitions fit."""
         tail = np.maximum(self.tail[tasks], self.head[tasks] + added - self.capacity)
         rows = tasks * self.capacity + tail % self.capacity
-        # A ring cut in mid-episode loses the rest of that episode too.
+        # If the limit is inside an episode, the rest of that episode is removed too.
         cut = (tail < self.head[tasks]) & (self.step_index[rows] > 0)
         self.tail[tasks] = np.minimum(tail + np.where(cut, self.steps_left[rows] + 1, 0), self.head[tasks])
         self.context_start[tasks] = np.maximum(self.context_start[tasks], self.tail[tasks])
@@ -235,7 +235,7 @@ class TaskReplayBuffer(ReplayBuffer):
     # -- sampling -------------------------------------------------------------------------------
 
     def _rows(self, tasks: IntArray, age: IntArray) -> IntArray:
-        """Rows of the transitions with the given age, counted from each task's oldest one."""
+        """Rows of transitions by their index, counted from each task's oldest transition."""
         tail = self.tail[tasks]
         start = tasks * self.capacity
         if age.ndim > tail.ndim:
@@ -283,7 +283,7 @@ class TaskReplayBuffer(ReplayBuffer):
 
     @contextmanager
     def drawing_from(self, generator: np.random.Generator) -> Iterator[None]:
-        """Draws from another generator for a while, and leaves its own as it was."""
+        """Context in which the buffer uses another generator; its own does not change."""
         own, self.generator = self.generator, generator
         try:
             yield
@@ -298,15 +298,15 @@ class TaskReplayBuffer(ReplayBuffer):
         return ages
 
     def windows(self, rows: IntArray, length: int) -> tuple[IntArray, NDArray[np.bool_]]:
-        """Runs of consecutive steps that end at the given rows and never cross an episode's start.
+        """Windows of consecutive steps that end at the given rows and never include an earlier episode.
 
         Args:
             rows: last row of each window, any shape (...).
             length: number of steps S.
 
         Returns:
-            Rows (..., S) in the order of time, and a mask (..., S) that is false where the episode
-            had not begun; there the rows repeat the episode's first step.
+            Rows (..., S) in temporal order, and a mask (..., S) that is false before the start of the
+            episode; there, the rows repeat the first step of the episode.
         """
         back = np.arange(length - 1, -1, -1)
         steps = self.step_index[rows][..., None].astype(np.int64)
@@ -317,7 +317,7 @@ class TaskReplayBuffer(ReplayBuffer):
     # -- state ----------------------------------------------------------------------------------
 
     def state_arrays(self) -> Arrays:
-        """Everything but the generator's state, as arrays; only rows in use are copied."""
+        """The state without that of the generator, as arrays; only rows in use are copied."""
         rows = self.sample_indices(0)
         arrays: Arrays = {key: self._meta[key][rows] for key in STEP_KEYS}
         arrays |= {f"info.{key}": self._meta["info"][key][rows] for key in self.info_keys}
@@ -330,7 +330,7 @@ class TaskReplayBuffer(ReplayBuffer):
         }
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Restores what `state_arrays` returned, into a buffer of the same shape.
+        """Restores the result of `state_arrays` in a buffer of the same shape.
 
         Raises:
             ValueError: when the arrays belong to a buffer of another shape.
@@ -348,7 +348,7 @@ class TaskReplayBuffer(ReplayBuffer):
         self.steps_left[rows] = arrays["steps_left"]
 
     def generator_state(self) -> dict[str, Any]:
-        """State of the generator, JSON-able."""
+        """State of the generator, convertible to JSON."""
         return numpy_state(self.generator)
 
     def load_generator_state(self, state: dict[str, Any]) -> None:

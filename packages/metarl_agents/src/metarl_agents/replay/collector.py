@@ -1,4 +1,4 @@
-"""Collection for meta-learning: which tasks, under which conditioning, into which view."""
+"""Collection for meta-learning: choice of tasks, conditioning of the policy, target view of the data."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -18,16 +18,16 @@ from metarl_agents.replay.policy import MetaPolicy
 
 @dataclass(frozen=True)
 class Stage:
-    """Whole episodes of every visited task under one conditioning.
+    """Whole episodes of every visited task with one conditioning.
 
     Attributes:
-        steps: environment steps per task; the episode that reaches them is finished.
-        conditioning: what the policy knows of the task, in the policy's own words.
-        to_context: whether the episodes join the task's context view.
-        first: conditioning of each task's first episode, where it differs.
-        one_at_a_time: start an episode only after the task's previous one has been stored.
-        cut: most steps of an episode, where that is fewer than the horizon; the end it makes is a
-            time limit.
+        steps: minimum number of environment steps per task; the last episode is completed.
+        conditioning: information about the task that the policy uses; names are defined by the policy.
+        to_context: whether to add the episodes to the task's context view.
+        first: conditioning of each task's first episode, if it differs.
+        one_at_a_time: whether an episode starts only after the task's previous one has been stored.
+        cut: time limit of an episode in steps, if it is below the horizon; episodes are truncated
+            there.
     """
 
     steps: int
@@ -40,13 +40,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is collected before training, on every task, and in each iteration."""
+    """Stages of collection before training, on every task, and in each iteration."""
 
     initial: tuple[Stage, ...]
     iteration: tuple[Stage, ...]
 
     def steps_per_visit(self, horizon: int) -> tuple[int, int]:
-        """Fewest environment steps of one visit of a task, and those of full-length episodes."""
+        """Minimum number of environment steps of a visit of a task, and that with full-length episodes."""
         steps = [stage.steps for stage in self.iteration]
         return sum(steps), sum(-(-count // horizon) * horizon for count in steps)
 
@@ -54,23 +54,23 @@ class Schedule:
 class MetaCollector(TaskCollector):
     """Runs a `Schedule` over the tasks of a family and stores whole episodes.
 
-    One `collect` is one or more iterations: draw tasks, and for each of them empty the context
-    view and go through the schedule's stages. Episodes of different tasks, and episodes of one
-    task that do not depend on each other, run side by side in one vector environment; steps are
-    staged in plain arrays and stored once the episodes have ended.
+    One `collect` is one or more iterations. An iteration draws tasks, clears the context view of each
+    and runs the stages of the schedule. Episodes of different tasks, and independent episodes of one
+    task, run together in one vector environment. Steps are staged in arrays and stored when the
+    episodes have ended.
 
     Args:
-        policy: what acts.
+        policy: the acting policy.
         env: adapter over a vector environment in autoreset mode DISABLED that has `set_tasks`.
-        buffer: where episodes go.
-        schedule: what is collected.
+        buffer: the buffer for the episodes.
+        schedule: the stages of collection.
         tasks: the training tasks; task k of the buffer is the k-th of them.
         tasks_per_iteration: tasks visited per iteration, drawn uniformly with replacement.
-        horizon: most steps of an episode.
-        generator: source of the choice of tasks.
+        horizon: time limit of an episode in steps.
+        generator: random generator for the choice of tasks.
 
     Raises:
-        ValueError: when environment, buffer and tasks do not fit together.
+        ValueError: when environment, buffer and tasks are not consistent.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class MetaCollector(TaskCollector):
         super().__init__(policy, env, buffer, collect_stats_class=MetaCollectStats)
         if env.resets_itself:
             raise ValueError(
-                "a MetaCollector decides itself when to reset: create the environment with "
+                "a MetaCollector resets the environment itself: create the environment with "
                 "autoreset_mode='Disabled'"
             )
         self.adapter = env
@@ -103,7 +103,7 @@ class MetaCollector(TaskCollector):
         simulations, steps = env.env_num, horizon
         observations = box_width(env.venv.single_observation_space)
         actions = box_width(env.venv.single_action_space)
-        # Time comes first while staging, so that each step writes one contiguous block.
+        # The time axis comes first in staging, so that each step writes one contiguous block.
         self._staged: dict[str, NDArray[Any]]
         self._staged = {
             "obs": np.zeros((steps + 1, simulations, observations), np.float32),
@@ -123,12 +123,12 @@ class MetaCollector(TaskCollector):
             raise ValueError(f"the buffer has {self.buffer.num_tasks} tasks, the collector {len(self.tasks)}")
         if self.buffer.capacity < self.horizon:
             raise ValueError(
-                f"a task's ring of {self.buffer.capacity} transitions cannot hold an episode of "
+                f"a task's ring of {self.buffer.capacity} transitions cannot store an episode of "
                 f"{self.horizon} steps"
             )
 
     def steps_per_iteration(self) -> tuple[int, int]:
-        """Fewest environment steps of one iteration, and those of full-length episodes."""
+        """Minimum number of environment steps of one iteration, and that with episodes of full length."""
         fewest, usual = self.schedule.steps_per_visit(self.horizon)
         return self.tasks_per_iteration * fewest, self.tasks_per_iteration * usual
 
@@ -140,9 +140,9 @@ class MetaCollector(TaskCollector):
         render: float | None = None,
         gym_reset_kwargs: dict[str, Any] | None = None,
     ) -> MetaCollectStats:
-        """Whole iterations until at least `n_step` steps or `n_episode` episodes are collected."""
+        """Runs whole iterations until at least `n_step` steps or `n_episode` episodes are collected."""
         if random or render is not None:
-            raise ValueError("a MetaCollector neither acts at random nor renders")
+            raise ValueError("a MetaCollector supports neither random actions nor rendering")
         log = _Log()
         start = time.perf_counter()
         while log.steps < (n_step or 0) or log.episodes < (n_episode or 0):
@@ -150,7 +150,7 @@ class MetaCollector(TaskCollector):
         return self._finish(log, start)
 
     def collect_initial(self) -> MetaCollectStats:
-        """The schedule's initial stages, on every task."""
+        """Runs the schedule's initial stages on every task."""
         log = _Log()
         start = time.perf_counter()
         for stage in self.schedule.initial:
@@ -166,7 +166,7 @@ class MetaCollector(TaskCollector):
     def _iteration(self, log: "_Log") -> None:
         drawn = self.generator.integers(0, len(self.tasks), size=self.tasks_per_iteration)
         while len(drawn):
-            # A task drawn twice is visited twice, one visit after the other.
+            # A task that is drawn twice is visited twice, one visit after the other.
             visit, first = np.unique(drawn, return_index=True)
             self.task_buffer.clear_context(visit)
             for stage in self.schedule.iteration:
@@ -179,7 +179,7 @@ class MetaCollector(TaskCollector):
         conditioning = stage.first or stage.conditioning
         single = stage.one_at_a_time or stage.first is not None
         while (missing_T > 0).any():
-            # As many episodes as are needed whatever their lengths, and no more.
+            # The number of episodes that is needed for any episode lengths.
             episodes_T = np.maximum(-(-missing_T // horizon), 0)
             which_R = np.repeat(np.arange(len(tasks_T)), episodes_T.clip(max=1 if single else None))
             for start in range(0, len(which_R), self.env_num):
@@ -191,11 +191,11 @@ class MetaCollector(TaskCollector):
     def _rollouts(
         self, tasks_R: IntArray, conditioning: str, to_context: bool, horizon: int, log: "_Log"
     ) -> IntArray:
-        """One episode for each entry of `tasks_R`, side by side; returns their lengths."""
+        """Runs one episode for each entry of `tasks_R` in parallel; returns their lengths."""
         adapter, policy, staged = self.adapter, self.meta_policy, self._staged
         count, simulations = len(tasks_R), self.env_num
         policy.begin_rollouts(tasks_R, conditioning, self.task_buffer)
-        # Simulations without a rollout sit out; they need some task all the same.
+        # Simulations without a rollout are not stepped, but they need a task.
         rows = np.minimum(np.arange(simulations), count - 1)
         adapter.venv.set_tasks([self.tasks[k] for k in tasks_R[rows]])
         active_N = np.arange(simulations) < count
@@ -228,8 +228,8 @@ class MetaCollector(TaskCollector):
         else:
             if horizon == self.horizon:
                 raise RuntimeError(
-                    f"an episode went on after {horizon} steps: the collector's horizon is not "
-                    "the environment's"
+                    f"an episode continued after {horizon} steps: the collector's horizon is not "
+                    "that of the environment"
                 )
             staged["truncated"][horizon - 1, active_N] = True
         staged["obs_next"][...] = staged["obs"][1:]

@@ -1,7 +1,7 @@
-"""Twin delayed deterministic policy gradient: configuration, networks and losses of the agents built on it.
+"""Twin delayed deterministic policy gradient (TD3): configuration, networks and losses shared by agents.
 
-Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477) as Meta-Q-Learning's released code has it. Each
-agent's own file states the order of its steps and what its networks see.
+Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477) as in Meta-Q-Learning's released code. The
+file of each agent states the order of its steps and the inputs of its networks.
 """
 
 from collections.abc import Sequence
@@ -69,12 +69,12 @@ class DeterministicConfig(OffPolicyConfig):
 
 
 class DelayedAlgorithm(MetaOffPolicyAlgorithm[TMetaPolicy]):
-    """What the algorithms share that step their actor and slow networks every so many critic steps.
+    """Base class of algorithms that update the actor and target networks once per several critic steps.
 
     Args:
         policy: the policy.
         config: the configuration.
-        generator: source of the update's random numbers, on the device of the networks.
+        generator: random generator of the updates, on the device of the networks.
     """
 
     observe_task: ClassVar[bool] = False
@@ -108,19 +108,19 @@ class DelayedAlgorithm(MetaOffPolicyAlgorithm[TMetaPolicy]):
         return self.config.gradient_steps(buffer, collected)
 
     def begin_updates(self) -> None:
-        """The delay of the actor starts anew after each collection, with a step of the actor."""
+        """Restarts the delay of the actor after each collection; the first step updates the actor."""
         self.updates = 0
 
 
 def twin_critic(inputs: int, hidden: Sequence[int], *, generator: torch.Generator) -> TwinCritic:
-    """Two critics whose weights start as PyTorch starts them."""
+    """Two critics with PyTorch's initial weights."""
     return TwinCritic(inputs, hidden, generator=generator, last_bound=None, hidden_bias=None)
 
 
 def smoothed_action(action_BA: Tensor, noise: float, clip: float, generator: torch.Generator) -> Tensor:
     """Target policy smoothing: clip(a + clip(eps, -c, c), -1, 1) with eps ~ N(0, noise^2).
 
-    The outer clip matters: without it the critic is asked about actions that cannot be taken.
+    The outer clip is important: without it, the critic is evaluated at actions that are not possible.
     """
     eps_BA = torch.randn(action_BA.shape, generator=generator, device=action_BA.device)
     return (action_BA + (eps_BA * noise).clamp_(-clip, clip)).clamp_(-1.0, 1.0)
@@ -134,14 +134,14 @@ def twin_target(reward_B: Tensor, terminated_B: Tensor, next_value_B: Tensor, ga
 def twin_loss(
     critics: TwinCritic, inputs_BX: Tensor, target_B: Tensor, weights_B: Tensor | None = None
 ) -> Tensor:
-    """L_Q = mean w ((Q1 - y)^2 + (Q2 - y)^2), w = 1 where no weights are given."""
+    """L_Q = mean w ((Q1 - y)^2 + (Q2 - y)^2), w = 1 if no weights are given."""
     first_B, second_B = critics(inputs_BX)
     squares_B: Tensor = (first_B - target_B).square() + (second_B - target_B).square()
     return (squares_B if weights_B is None else squares_B * weights_B).mean()
 
 
 def policy_loss(critics: TwinCritic, inputs_BX: Tensor, weights_B: Tensor | None = None) -> Tensor:
-    """L_pi = -mean w Q1(s, pi(s)); the critic passes gradient to the action and collects none."""
+    """L_pi = -mean w Q1(s, pi(s)); gradients flow through the critic to the action; the critic gets none."""
     critics.requires_grad_(False)
     value_B: Tensor = critics.first(inputs_BX).squeeze(-1)
     critics.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Policies that act on what a replay buffer knows of tasks, and agents made of them for evaluation."""
+"""Policies conditioned on task data in a replay buffer, and their agents for evaluation."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class MetaPolicy(BatchPolicy):
-    """A policy that acts on what a replay buffer knows of tasks.
+    """A policy conditioned on task data in a replay buffer.
 
-    Rollouts are started by `begin_rollouts`, which settles what the policy knows of each one's
-    task, and then advance together through `act`.
+    `begin_rollouts` starts rollouts and sets the task information of each one. `act` then advances
+    all of them together.
     """
 
     @abstractmethod
@@ -29,15 +29,15 @@ class MetaPolicy(BatchPolicy):
 
         Args:
             tasks_R: task index of each rollout.
-            conditioning: what the policy is to know of the task; each policy names its own.
-            buffer: where it finds what was gathered on the tasks.
+            conditioning: task information that the policy uses; each policy defines the names.
+            buffer: buffer with the data of the tasks.
         """
 
 
 class ExploringPolicy(MetaPolicy):
-    """A policy with the conditionings "random", uniform actions, and "exploring", its own way to."""
+    """A policy with the conditionings "random" (uniform actions) and "exploring" (its own exploration)."""
 
-    #: What messages call the policy.
+    #: Name of the policy in messages.
     name: ClassVar[str]
 
     def __init__(self, *, action_space: Box, observation_space: Box, generator: torch.Generator) -> None:
@@ -45,21 +45,23 @@ class ExploringPolicy(MetaPolicy):
         self.at_random = False
 
     def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
-        """Notes whether actions are to be uniformly random.
+        """Stores whether actions are uniformly random.
 
         Raises:
             ValueError: for a conditioning this policy does not have.
         """
         if conditioning not in ("random", "exploring"):
-            raise ValueError(f"{self.name} acts at 'random' or 'exploring', not {conditioning!r}")
+            raise ValueError(
+                f"the conditioning of {self.name} must be 'random' or 'exploring', not {conditioning!r}"
+            )
         self.at_random = conditioning == "random"
 
 
 class MemorylessAgent:
-    """A policy of the observation alone, as evaluation drives it; it learns nothing within a trial.
+    """Evaluation agent of a policy that depends only on the observation; it does not adapt in a trial.
 
     Args:
-        policy: what acts.
+        policy: the acting policy.
         observe_task: whether its observations contain the task.
     """
 
@@ -77,7 +79,7 @@ class MemorylessAgent:
         return self.policy.act_on_arrays(observations, deterministic=self.deterministic)
 
     def observe(self, transition: "Transition") -> None:
-        """Nothing to learn."""
+        """Does nothing."""
 
     def end_episode(self) -> None:
-        """Nothing to update."""
+        """Does nothing."""

@@ -1,7 +1,7 @@
-"""Propensity scores: how much likelier a sample is under new data than under old, and what it is worth.
+"""Propensity scores: the ratio of the probabilities of a sample in new and old data, and sample weights.
 
-Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, section 2.2 and its released code). The library of
-the classifier is scikit-learn.
+Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, section 2.2 and its released code). The
+classifier is that of scikit-learn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-#: Most iterations of the solver (released code).
+#: Maximum number of iterations of the solver (released code).
 MAX_ITERATIONS = 2000
 
 
@@ -41,7 +41,7 @@ class Propensity:
             inverse_penalty: C, weight of the data against the penalty on w.
 
         Raises:
-            ValueError: when one side is empty or a feature is not finite.
+            ValueError: when new or old data are empty, or a feature is not finite.
         """
         if not len(new_NF) or not len(old_MF):
             raise ValueError("a propensity score needs new and old data, and one of them is empty")
@@ -55,8 +55,8 @@ class Propensity:
 
         Args:
             features_BF: features.
-            clip: f is cut off below -clip, so that beta is at most exp(clip).
-            floor: smaller values of beta become 0.
+            clip: f is at least -clip, so that beta is at most exp(clip).
+            floor: values of beta below this are set to 0.
         """
         with torch.no_grad():
             logits_B = features_BF @ self.weights.to(features_BF) + self.bias
@@ -65,5 +65,5 @@ class Propensity:
 
 
 def effective_sample_size(weights_B: Tensor) -> Tensor:
-    """Normalised effective sample size (sum w)^2 / (n sum w^2) in [0, 1], eq. 13; nan where all are 0."""
+    """Normalised effective sample size (sum w)^2 / (n sum w^2) in [0, 1], eq. 13; nan if all are 0."""
     return weights_B.sum().square() / (weights_B.square().sum() * len(weights_B))

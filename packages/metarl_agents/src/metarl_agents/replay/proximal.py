@@ -1,10 +1,10 @@
-"""The proximal term: the squared distance of a module's parameters from where they were."""
+"""The proximal term: the squared distance of a module's parameters from earlier values."""
 
 from torch import Tensor, nn
 
 
 class Anchor:
-    """Remembers a module's parameters.
+    """Stores the present parameters of a module.
 
     Args:
         module: the module, whose parameters are copied.

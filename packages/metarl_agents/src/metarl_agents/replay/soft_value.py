@@ -1,8 +1,8 @@
-"""Soft actor-critic in its V-form: networks and losses shared by the agents built on it.
+"""Soft actor-critic with a value network V: networks and losses shared by agents.
 
 Haarnoja et al. 2018 (arXiv:1801.01290) as PEARL uses it: two critics, a state-value network with a
-slow copy, and a stochastic actor; the entropy coefficient is fixed at 1 and the reward is scaled
-instead. Each agent's own file states the order of its steps.
+target copy, and a stochastic actor; the entropy coefficient is fixed at 1 and the reward is scaled
+instead. The file of each agent states the order of its steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,12 +48,12 @@ class SoftValueConfig(OffPolicyConfig):
 
     @property
     def released_weights(self) -> bool:
-        """Whether networks start exactly as in PEARL's released code."""
+        """Whether networks are initialised exactly as in PEARL's released code."""
         return self.initial_weights == "released"
 
 
 class ActorLosses(NamedTuple):
-    """What one pass through the actor gives; see `SoftValueNetworks.actor_losses`."""
+    """Results of one pass through the actor; see `SoftValueNetworks.actor_losses`."""
 
     value: Tensor
     actor: Tensor
@@ -61,17 +61,17 @@ class ActorLosses(NamedTuple):
 
 
 class SoftValueNetworks(nn.Module):
-    """Two critics, a value network and its slow copy, over states that may carry a latent.
+    """Two critics, a value network and its target copy; states may include a latent variable.
 
     Args:
-        state_size: width X of the state, observation and latent together.
-        action_size: width A of an action.
-        hidden: hidden widths of every network.
-        tau: Polyak step of the slow value network.
-        gamma: discount per step.
+        state_size: size X of the state, i.e. of observation and latent variable together.
+        action_size: size A of an action.
+        hidden: widths of the hidden layers of every network.
+        tau: step size of the Polyak averaging of the target value network.
+        gamma: discount factor per step.
         reward_scale: factor on rewards; the inverse of an entropy coefficient.
         generator: CPU generator of the initial weights.
-        released: whether they start exactly as PEARL's released code has them; see `mlp`.
+        released: whether they are exactly those of PEARL's released code; see `mlp`.
     """
 
     def __init__(
@@ -114,21 +114,21 @@ class SoftValueNetworks(nn.Module):
         mean_penalty: float,
         log_std_penalty: float,
     ) -> ActorLosses:
-        """Losses of the value network and the actor, from one fresh action per state.
+        """Losses of the value network and the actor, from one newly sampled action per state.
 
         V regresses on sg[min Q(s, a) - log pi(a|s)]; the actor minimises
         log pi(a|s) - min Q(s, a), plus penalties on the mean squares of mean and log standard
-        deviation before the tanh. The critics pass gradient to the action but collect none.
+        deviation before the tanh. Gradients flow through the critics to the action; the critics get none.
 
         Args:
-            state_BX: states, detached from whatever infers the latent.
-            sample: what `TanhGaussianActor.rsample` gave for these states.
-            mean_penalty: weight on mean^2.
-            log_std_penalty: weight on (log std)^2.
+            state_BX: states, detached from the inference of the latent variable.
+            sample: result of `TanhGaussianActor.rsample` for these states.
+            mean_penalty: weight of mean^2.
+            log_std_penalty: weight of (log std)^2.
         """
         action_BA, log_prob_B, mean_BA, log_std_BA = sample
-        # Gradients with respect to the critics' weights would be thrown away; not computing them
-        # saves a third of the critics' backward pass.
+        # Gradients with respect to the critics' weights are not needed; not computing them saves a third
+        # of the critics' backward pass.
         self.critics.requires_grad_(False)
         soft_q_B = self.critics.minimum(torch.cat((state_BX, action_BA), -1)) - log_prob_B
         self.critics.requires_grad_(True)

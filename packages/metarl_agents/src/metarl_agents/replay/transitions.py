@@ -1,4 +1,4 @@
-"""Batches of transitions, the form in which every update rule takes its data."""
+"""Batches of transitions, the data of every update rule."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ class Transitions(NamedTuple):
     Attributes:
         obs: observations (..., B, O).
         act: actions (..., B, A).
-        reward: rewards (..., B) the losses train on, unscaled.
-        terminated: (..., B), 1 where the episode ended in a terminal state, 0 at time limits.
+        reward: rewards (..., B) for the losses, unscaled.
+        terminated: (..., B), 1 if the episode ended in a terminal state, 0 at time limits.
         obs_next: next observations (..., B, O).
     """
 

@@ -1,17 +1,17 @@
-"""Windows of an episode's past, cut by index out of whole episodes.
+"""Windows of past steps of an episode, selected by index from whole episodes.
 
-Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, section 3.1.1 and released code) feeds a recurrent
-context with (previous action, previous reward, previous observation). The released code stores two
+Meta-Q-Learning (Fakoor et al. 2020, arXiv:1910.00125, section 3.1.1 and released code) computes a recurrent
+context from (previous action, previous reward, previous observation). The released code stores two
 flattened windows with every transition; here nothing is stored twice.
 
-The history before step t of an episode is its entries (a_k, r_k, o_k), k < t, after one synthetic entry
-(noise, 0, o_0), so that it is never empty; of these the last L. Two decisions where this differs from
-the released code:
+The history before step t of an episode consists of one synthetic entry (noise, 0, o_0), so that it is never
+empty, and the entries (a_k, r_k, o_k), k < t. A window contains the last L of them. There are two differences
+from the released code:
 
-- Short histories are not padded with zeros, which would move the hidden state; training sees what
-  acting sees. The released code pads them in training and in adaptation, but not where it acts.
-- The history after step t is the history before step t + 1. The released code leaves the synthetic
-  entry out of it wherever that would still hold it, at every t < L - 1.
+- Short histories are not padded with zeros, which would change the hidden state; training and acting use
+  the same inputs. The released code pads them in training and in adaptation, but not in acting.
+- The history after step t is the history before step t + 1. The released code omits the synthetic
+  entry from it although the window would still contain it, at every t < L - 1.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
 
 
 class History(NamedTuple):
-    """Entries around B transitions, from which two windows of L = S - 1 entries are views.
+    """Entries around B transitions; two windows of L = S - 1 entries are views of them.
 
     Attributes:
         entries: (S, B, A + 1 + O) float32: action, reward, observation, oldest first; the last is
             the transition's own.
-        valid: (S, B), false where the episode had not begun; None where all are true.
+        valid: (S, B), false before the start of the episode; None if all are true.
     """
 
     entries: Tensor
@@ -39,17 +39,17 @@ class History(NamedTuple):
 
     @property
     def before(self) -> tuple[Tensor, Tensor | None]:
-        """Window of what was known when the action was chosen."""
+        """Window before the step, known when the action was chosen."""
         return self.entries[:-1], None if self.valid is None else self.valid[:-1]
 
     @property
     def after(self) -> tuple[Tensor, Tensor | None]:
-        """Window of what was known in the next observation."""
+        """Window after the step, known at the next observation."""
         return self.entries[1:], None if self.valid is None else self.valid[1:]
 
 
 def entry_size(observations: int, actions: int) -> int:
-    """Width of one entry."""
+    """Size of one entry."""
     return actions + 1 + observations
 
 
@@ -66,15 +66,15 @@ def draw_history(
     Args:
         buffer: whole episodes.
         rows_B: rows of transitions.
-        length: entries L of a window.
+        length: number L of entries of a window.
         noise: standard deviation of the synthetic entry's action, which is clipped to [-1, 1].
-        generator: source of that noise; also says on which device the result is to be.
+        generator: random generator of that noise; the result is on its device.
     """
     rows_BS, own_BS = buffer.windows(rows_B, length + 1)
     rows_SB, own_SB = rows_BS.T, own_BS.T
     actions = buffer.act.shape[1]
     entries = np.empty((*rows_SB.shape, entry_size(buffer.obs.shape[1], actions)), np.float32)
-    # Before its start a window repeats the episode's first row, whose observation is o_0.
+    # Before the start of the episode, a window repeats its first row, whose observation is o_0.
     entries[..., :actions] = buffer.act.take(rows_SB, 0)
     entries[..., actions] = buffer.rew.take(rows_SB)
     entries[..., actions + 1 :] = buffer.obs.take(rows_SB, 0)
@@ -94,7 +94,7 @@ def draw_history(
 
 
 def first_entries(observations_RO: Tensor, noise_RA: Tensor, noise: float) -> Tensor:
-    """Synthetic entries (R, I) of episodes that begin.
+    """Synthetic entries (R, I) at the start of episodes.
 
     Args:
         observations_RO: their first observations.
@@ -106,5 +106,5 @@ def first_entries(observations_RO: Tensor, noise_RA: Tensor, noise: float) -> Te
 
 
 def entries_of(observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> Tensor:
-    """Entries (R, I) of steps that were taken."""
+    """Entries (R, I) of steps."""
     return torch.cat((actions_RA, rewards_R[:, None], observations_RO), -1)

@@ -167,7 +167,7 @@ class TrainingLogger(BaseLogger):
         raise NotImplementedError("records are written by save_data")
 
     def prepare_dict_for_logging(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        """The data as they are: this logger picks what it writes by name."""
+        """Returns the data unchanged: this logger selects by name the values that it writes."""
         return log_data
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Evaluation that knows no agent library: protocols, the trial loop, statistics, report, plot.
+"""Evaluation that is independent of agent libraries: protocols, the trial loop, statistics, reports, plots.
 
 from metarl_envs.evaluation import PROTOCOLS, evaluate, plot_adaptation, summarise
 

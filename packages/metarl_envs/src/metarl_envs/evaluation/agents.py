@@ -1,4 +1,4 @@
-"""What the trial loop asks of an agent, and the reference agents."""
+"""The agent interface of the trial loop, and the reference agents."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Trial:
-    """What an agent knows when a trial begins.
+    """Information for an agent at the start of a trial.
 
     Attributes:
-        num_tasks: Number of tasks T that run side by side; row i of every array is task i.
+        num_tasks: Number of tasks T that run in parallel; row i of every array is task i.
         observation_space: Space of one task's observation (O,).
         action_space: Space of one task's action (A,).
         horizon: Largest number of steps in an episode.
         adaptation_episodes: Episodes before the scored ones.
-        scored_episodes: Episodes at the end of the trial whose return counts.
+        scored_episodes: Episodes at the end of the trial whose returns are scored.
         episodes_per_update: Episodes between two updates of methods that adapt in batches.
-        deterministic: Whether scored episodes are to be acted without exploration noise.
-        seed: Seed of everything that is random in the agent, a non-negative 32-bit integer.
+        deterministic: Whether to act without exploration noise in scored episodes.
+        seed: Seed of all random numbers of the agent, a non-negative 32-bit integer.
     """
 
     num_tasks: int
@@ -41,17 +41,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Transition:
-    """One step of all tasks. Rows outside `active` belong to episodes that are already over.
+    """One step of all tasks. Rows outside `active` belong to episodes that have already ended.
 
     Attributes:
-        observation: What the action was chosen from (T, O) float32.
-        action: What the agent answered (T, A) float32.
-        reward: Rewards (T,) float64, 0 where not active.
+        observation: Observations before the step (T, O) float32.
+        action: Actions of the agent (T, A) float32.
+        reward: Rewards (T,) float64, 0 if not active.
         next_observation: Observations after the step (T, O) float32.
-        terminated: Episodes that ended in a state without a future (T,) bool.
-        truncated: Episodes cut by the time limit (T,) bool.
+        terminated: Episodes that ended in a terminal state (T,) bool.
+        truncated: Episodes that ended at the time limit (T,) bool.
         active: Tasks that took this step (T,) bool.
-        info: The environment's info, an array (T,) per key. `task_id` is in it only for agents with
+        info: The environment's info, an array (T,) per key. It contains `task_id` only for agents with
             `observe_task`.
     """
 
@@ -68,27 +68,27 @@ class Transition:
 class Agent(Protocol):
     """A structural type: any object with these four methods can be evaluated.
 
-    The methods are batched over the T tasks of a trial, which all start and end their episodes
-    together; a task whose episode ends early waits for the others. Adaptation to one task must not
-    use another task's rows. An agent with the attribute ``observe_task = True`` is an oracle: its
+    The methods are batched over the T tasks of a trial. All tasks start their episodes together; a
+    task whose episode ends early waits for the others. Adaptation to one task must not use the
+    rows of another. An agent with the attribute ``observe_task = True`` is an oracle: its
     observations have the task vector appended.
     """
 
     def begin_trial(self, trial: Trial) -> None:
-        """Forget every earlier trial; new tasks begin."""
+        """Start a trial with new tasks; data of earlier trials must not be used."""
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[Any]:
-        """Finite actions (T, A) for observations (T, O). Waiting tasks' rows are ignored."""
+        """Finite actions (T, A) for observations (T, O). Rows of waiting tasks are ignored."""
 
     def observe(self, transition: Transition) -> None:
-        """Take in one step, whether its episode is scored or not."""
+        """Receive one step, in adaptation and in scored episodes."""
 
     def end_episode(self) -> None:
-        """All episodes are over, and the next begins with another `act` or the trial is done."""
+        """Called when all episodes have ended; the next one starts with `act`, or the trial has ended."""
 
 
 class ZeroAgent:
-    """Always the zero action: what a body does when left alone."""
+    """An agent whose actions are always zero."""
 
     def begin_trial(self, trial: Trial) -> None:
         """See `Agent.begin_trial`."""
@@ -99,19 +99,19 @@ class ZeroAgent:
         return self._actions.copy()
 
     def observe(self, transition: Transition) -> None:
-        """Nothing is learned."""
+        """Does nothing."""
 
     def end_episode(self) -> None:
-        """Nothing is remembered."""
+        """Does nothing."""
 
 
 class RandomAgent:
-    """Actions drawn uniformly from the action space, anew in every step."""
+    """An agent with actions drawn uniformly from the action space in every step."""
 
     def begin_trial(self, trial: Trial) -> None:
         """See `Agent.begin_trial`."""
         if not isinstance(trial.action_space, gymnasium.spaces.Box):
-            raise ValueError(f"RandomAgent draws from a Box, got {trial.action_space}")
+            raise ValueError(f"RandomAgent requires a Box as action space, got {trial.action_space}")
         self._rng = np.random.default_rng(trial.seed)
         self._low, self._high = trial.action_space.low, trial.action_space.high
         self._num_tasks = trial.num_tasks
@@ -122,15 +122,15 @@ class RandomAgent:
         return self._rng.uniform(self._low, self._high, shape).astype(np.float32)
 
     def observe(self, transition: Transition) -> None:
-        """Nothing is learned."""
+        """Does nothing."""
 
     def end_episode(self) -> None:
-        """Nothing is remembered."""
+        """Does nothing."""
 
 
 @dataclass(frozen=True)
 class ScriptedOracle:
-    """A controller written by hand, which sees the task: a reference close to the best possible.
+    """A hand-written controller that observes the task, as a reference close to the optimum.
 
     Attributes:
         controller: Function from observations with the task vector appended (T, O + P) to actions
@@ -141,20 +141,20 @@ class ScriptedOracle:
     observe_task: bool = dataclasses.field(default=True, init=False)
 
     def begin_trial(self, trial: Trial) -> None:
-        """Nothing is remembered."""
+        """Does nothing."""
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[Any]:
         """The controller's actions (T, A)."""
         return self.controller(observations)
 
     def observe(self, transition: Transition) -> None:
-        """Nothing is learned."""
+        """Does nothing."""
 
     def end_episode(self) -> None:
-        """Nothing is remembered."""
+        """Does nothing."""
 
 
 def _shape(space: gymnasium.Space[Any]) -> tuple[int, ...]:
     if space.shape is None:
-        raise ValueError(f"an action space needs a shape, got {space}")
+        raise ValueError(f"an action space must have a shape, got {space}")
     return space.shape

@@ -14,7 +14,7 @@ from metarl_envs.evaluation.statistics import iqm
 from metarl_envs.evaluation.summary import AdaptationCurve, adaptation_curve
 from metarl_envs.files import atomic_path
 
-# Okabe and Ito's colours, which stay apart under every common colour blindness.
+# Okabe and Ito's colours, which can be distinguished with all common types of colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _FAINT = "#333333", "#8A8A8A"
 _LABELS = {
@@ -36,15 +36,15 @@ def plot_adaptation(
     title: str | None = None,
     confidence: float = 0.95,
 ) -> None:
-    """Draw one or more reports' adaptation curves with intervals and references.
+    """Draw the adaptation curves of one or more reports with intervals and references.
 
-    The line is the IQM over runs and tasks (the mean for success), the shade its bootstrap
-    interval; filled markers are scored episodes, hollow ones adaptation. Dashed lines are the
-    references' scores, drawn for the return only.
+    The line shows the IQM over runs and tasks (the mean for success), the shaded area its bootstrap
+    interval. Filled markers are scored episodes, hollow ones adaptation episodes. Dashed lines are
+    the scores of the references, drawn only for the return.
 
     Args:
         reports: Reports on one split of one family.
-        path: PNG file to write, whole or not at all.
+        path: PNG file to write, completely or not at all.
         metric: As in `Report.metric`.
         title: Heading; family and split by default.
         confidence: Probability mass of the intervals.
@@ -60,7 +60,7 @@ def plot_adaptation(
             f"reports in one plot must be of one family and split, got {sorted(origins) or 'none'}"
         )
     try:
-        # The object interface: pyplot would keep the figure and pick a backend for the process.
+        # The object interface is used because pyplot keeps figures and selects a backend for the process.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -86,7 +86,7 @@ def _draw_curve(axes: Any, report: Report, curve: AdaptationCurve, colour: str, 
     x = _seen(curve)
     axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     if len(x) == 1:
-        # A lone point has no area to shade.
+        # A single point has no area to shade.
         axes.errorbar(
             x,
             curve.estimate,
@@ -116,7 +116,7 @@ def _draw_references(axes: Any, reports: Sequence[Report]) -> None:
     levels = {name: iqm(scores) for name, scores in references.items()}
     for level in levels.values():
         axes.axhline(level, color=_FAINT, linestyle=(0, (5, 4)), linewidth=1.2, zorder=1)
-    # Lines too close for a label each share one, the upper line's name first.
+    # Lines that are too close for separate labels share one, with the name of the upper line first.
     bottom, top = axes.get_ylim()
     labels: list[tuple[float, str]] = []
     for name in sorted(levels, key=lambda name: -levels[name]):
@@ -155,7 +155,7 @@ def _dress(
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
     if all(len(curve.estimate) == 1 for curve in curves):
-        axes.set_xlim(-0.6, 0.6)  # around the one point of each
+        axes.set_xlim(-0.6, 0.6)  # around the single point
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -175,7 +175,7 @@ def _dress(
 
 
 def _seen(curve: AdaptationCurve) -> NDArray[np.int64]:
-    # Of a batch of episodes under one policy, what counts is how many came before the batch.
+    # For a batch of episodes with one policy, the x value is the number of episodes before the batch.
     return curve.first_episode - 1
 
 

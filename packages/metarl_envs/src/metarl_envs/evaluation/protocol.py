@@ -1,4 +1,4 @@
-"""Evaluation protocols as data: what an agent may see of a task before its score counts."""
+"""Evaluation protocols as data: how many episodes of a task are for adaptation and how many are scored."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a trial runs and which of its episodes are scored.
+    """The structure of a trial, and which of its episodes are scored.
 
-    A trial is `adaptation_episodes` and then `scored_episodes` consecutive episodes of one task.
+    A trial consists of `adaptation_episodes`, followed by `scored_episodes`, all on one task.
     The agent observes all of them; the score is the mean return of the scored ones.
 
     Attributes:
         split: Name of the family's split whose tasks are evaluated.
         adaptation_episodes: Episodes before the scored ones, 0 or more.
         scored_episodes: Episodes at the end of the trial whose returns are averaged, 1 or more.
-        deterministic: Whether scored episodes are acted without exploration noise. How an agent
-            explores in the adaptation episodes is part of its own method.
-        seeds: One whole trial of every task is run per seed. A seed fixes the start states and
-            `Trial.seed`, from which an agent draws everything that is random in it.
-        episodes_per_update: Episodes collected under one policy between two updates of methods that
+        deterministic: Whether the agent acts without exploration noise in scored episodes. Its
+            exploration in the adaptation episodes is part of its method.
+        seeds: One complete trial of every task is run per seed. A seed determines the initial states
+            and `Trial.seed`, the seed of all random numbers of the agent.
+        episodes_per_update: Episodes collected with one policy between two updates of methods that
             adapt in batches; a divisor of `adaptation_episodes`.
-        adaptation_horizon: Time limit of the adaptation episodes where it is not the family's.
-        num_tasks: Evaluate the first so many tasks of the split; all of them if `None`.
-        name: What the protocol is called in tables and plots.
-        source: Where the numbers come from and what had to be decided.
+        adaptation_horizon: Time limit of the adaptation episodes; `None` for the family's.
+        num_tasks: Number of tasks to evaluate, from the first on; all of the split if `None`.
+        name: Name of the protocol in tables and plots.
+        source: Source of the numbers, and decisions that were necessary.
 
     Raises:
-        ValueError: If a value is not allowed; the message says what is.
+        ValueError: If a value is not allowed; the message gives the allowed values.
     """
 
     split: str = "test"
@@ -65,7 +65,7 @@ class Protocol:
                 "adaptation_episodes must be a multiple of episodes_per_update, got "
                 f"{self.adaptation_episodes} and {self.episodes_per_update}"
             )
-        given: Any = self.seeds  # what it should be is what is checked here
+        given: Any = self.seeds  # its type is checked here
         if isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
             raise ValueError(f"seeds must be a sequence of integers, got {given!r}")
         seeds = tuple(_integer("seeds", seed, 0) for seed in given)
@@ -74,7 +74,7 @@ class Protocol:
         object.__setattr__(self, "seeds", seeds)
 
     def _set_integer(self, field: str, least: int) -> None:
-        # Also turns NumPy integers, which JSON would refuse, into Python's.
+        # Also converts NumPy integers, which JSON does not support, to Python's.
         object.__setattr__(self, field, _integer(field, getattr(self, field), least))
 
     @property
@@ -88,7 +88,7 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
-        """The protocol that `to_dict` described; fields left out take their defaults.
+        """Restores a protocol from `to_dict`; missing fields have their defaults.
 
         Raises:
             ValueError: If a key is unknown or a value is not allowed.
@@ -103,7 +103,7 @@ class Protocol:
 
 def _integer(field: str, value: Any, least: int) -> int:
     try:
-        # A bool is an index to Python; as a count it is a mistake.
+        # Python accepts a bool as an index; as a count it is a mistake.
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = least - 1

@@ -1,4 +1,4 @@
-"""Everything besides the protocol that is needed to repeat an evaluation."""
+"""Everything except the protocol that is needed to repeat an evaluation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _DISTRIBUTIONS = ("metarl-envs", "gymnasium", "mujoco", "numpy")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where numbers come from.
+    """Versions, checksums and arguments of an evaluation.
 
     Attributes:
         table_sha256: Checksum of the task table of the split, as `metarl_envs.families.tables` defines it.
         model_checksum: Checksum of the compiled model; `None` for bodies without one.
-        env_arguments: Arguments that the environments were made with, besides the tasks.
-        observe_task: Whether the agent saw the task in its observations.
-        environment: What made the vector environment, as ``module.name``.
-        versions: Version by distribution, Python's included.
+        env_arguments: Arguments of the environments, except the tasks.
+        observe_task: Whether the agent's observations contained the task.
+        environment: Constructor of the vector environment, as ``module.name``.
+        versions: Versions of the packages and of Python.
         platform: Operating system and processor.
         command_line: The command that ran the evaluation, quoted for a shell.
         created: Time at which the evaluation began, ISO 8601 in UTC.
@@ -61,15 +61,15 @@ class Provenance:
         env: Any,
         maker: Any,
     ) -> Provenance:
-        """Ask the running process, the family and the environment for everything.
+        """Collects the values from the process, the family and the environment.
 
         Args:
             family: The family.
             split: Name of the split.
-            env_arguments: Arguments of the environment, besides the tasks.
-            observe_task: Whether the agent sees the task.
+            env_arguments: Arguments of the environment, except the tasks.
+            observe_task: Whether the agent observes the task.
             env: The vector environment.
-            maker: What made it.
+            maker: Its constructor.
 
         Raises:
             ValueError: If `env_arguments` cannot be written as JSON.
@@ -80,7 +80,7 @@ class Provenance:
             raise ValueError(
                 f"env_arguments must be plain JSON values to be saved with the result: {error}"
             ) from None
-        # Computed from the tasks at hand: it says what was run, not what should have been.
+        # Computed from the actual tasks: it records what was run, not what should have been run.
         rows = np.array([task.parameters for task in family.tasks(split)], np.float64)
         return cls(
             table_sha256=checksum(family.id, split, rows),
@@ -99,7 +99,7 @@ class Provenance:
 
 
 def _version(distribution: str) -> str:
-    # From the metadata: importing MuJoCo for its number would load it for bodies without a model.
+    # From the metadata, because importing MuJoCo for its version would load it for bodies without a model.
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -113,12 +113,12 @@ def _model_checksum(owner: Any) -> str | None:
 
 
 def _qualified_name(maker: Any) -> str:
-    # A partial or another callable object has no name of its own, but its class has.
+    # A partial or another callable object has no name, but its class has.
     named = maker if hasattr(maker, "__qualname__") else type(maker)
     return f"{named.__module__}.{named.__qualname__}"
 
 
 def command_line() -> str:
-    """The command of this process, quoted for a shell, programs without the folders they lie in."""
+    """The command of this process, quoted for a shell, with programs without their folders."""
     programs, words = sys.orig_argv[:2], sys.orig_argv[2:]
     return shlex.join([*(os.path.basename(program) or program for program in programs), *words])

@@ -43,7 +43,7 @@ class Report:
         lengths: Number of steps of the episode.
         success_once: Whether any step was a success.
         success_at_end: Whether the last step was a success.
-        terminated: Whether the episode ended before the time limit.
+        terminated: Whether the episode ended for another reason than the time limit.
         diverged: Whether it ended because the simulation diverged.
         provenance: Checksums, versions, arguments and the command line.
         wall_time: Duration of the evaluation in seconds.

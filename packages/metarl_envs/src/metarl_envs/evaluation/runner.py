@@ -1,4 +1,4 @@
-"""The trial loop: every task of a split at once, each in its own simulation."""
+"""The trial loop: all tasks of a split in parallel, each in its own simulation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metarl_envs.evaluation.provenance import Provenance
 from metarl_envs.evaluation.report import Report
 from metarl_envs.evaluation.scripted import scripted_oracle
 
-# Decided by the protocol and the agent, so not to be given in env_arguments.
+# Set by the protocol and the agent, so not allowed in env_arguments.
 _RESERVED = ("autoreset_mode", "num_envs", "observe_task", "split", "task", "tasks")
 
 
@@ -37,33 +37,33 @@ def evaluate(
     agent_name: str | None = None,
     make_vector_env: Callable[..., Any] | None = None,
 ) -> Report:
-    """Run a protocol's trials and report every episode of them.
+    """Run the trials of a protocol and report every episode.
 
-    A seed gives each simulation a start-state stream of its own and the agent another; task i's
-    streams do not depend on how many tasks or seeds there are.
+    From a seed, each simulation and the agent get separate random streams. The stream of task i does
+    not depend on the number of tasks or seeds.
 
     Args:
-        agent: Any object with the methods of `Agent`. With the attribute ``observe_task = True`` it
-            gets the task vector appended to its observations.
+        agent: Any object with the methods of `Agent`. With the attribute ``observe_task = True`` the
+            task vector is appended to its observations.
         family: A family or its id.
-        protocol: What a trial is.
+        protocol: The structure of a trial.
         env_arguments: Arguments of the vector environment, as plain JSON values, e.g.
-            ``num_threads`` or the family's own.
-        progress: Called after every episode of all tasks with the number of episodes done and the
-            number there will be.
+            ``num_threads`` or those of the family.
+        progress: Called after every episode of all tasks with the numbers of finished and of all
+            episodes.
         agent_name: Name in the report; the agent's class by default.
-        make_vector_env: Called in place of `MetaVectorEnv`, with the same arguments, e.g. to wrap
-            the environment. What it makes must keep `MetaVectorEnv`'s contract.
+        make_vector_env: Called instead of `MetaVectorEnv`, with the same arguments, e.g. to wrap
+            the environment. Its result must follow the contract of `MetaVectorEnv`.
 
     Returns:
         The report, without references.
 
     Raises:
-        ValueError: If the family lacks the split or has fewer tasks than the protocol asks for, if
-            an argument is one that the protocol decides or is not JSON, or if the agent's actions
-            have the wrong shape or are not finite.
+        ValueError: If the family does not have the split or has fewer tasks than the protocol needs,
+            if an argument is set by the protocol or is not JSON, or if the agent's actions have
+            the wrong shape or are not finite.
     """
-    # Here, because MetaVectorEnv brings MuJoCo along, which reading a report does not need.
+    # Imported here because MetaVectorEnv imports MuJoCo, which is not needed to read a report.
     import metarl_envs
 
     started = time.perf_counter()
@@ -72,7 +72,7 @@ def evaluate(
     arguments = dict(env_arguments or {})
     if reserved := sorted(set(arguments) & set(_RESERVED)):
         raise ValueError(
-            f"env_arguments must not hold {', '.join(reserved)}: the protocol and the agent decide"
+            f"env_arguments must not contain {', '.join(reserved)}: the protocol and the agent set them"
         )
     tasks = _tasks(family, protocol)
     observe_task = bool(getattr(agent, "observe_task", False))
@@ -116,7 +116,7 @@ def evaluate(
             agent.begin_trial(trial)
             trials.append([])
             for episode in range(protocol.num_episodes):
-                # Seeded once: later episodes of the trial go on in the same streams.
+                # Seeded once: later episodes of the trial continue the same streams.
                 start = env.reset(seed=env_seeds) if episode == 0 else env.reset()
                 adapting = episode < protocol.adaptation_episodes
                 limit = (protocol.adaptation_horizon if adapting else None) or horizon
@@ -159,9 +159,9 @@ def reference_reports(
     env_arguments: Mapping[str, Any] | None = None,
     make_vector_env: Callable[..., Any] | None = None,
 ) -> dict[str, Report]:
-    """Evaluate what needs no learning: "zero", "random" and, where there is one, "oracle".
+    """Evaluate the reference agents: "zero", "random" and, if there is one, "oracle".
 
-    References do not adapt, so they run the protocol's scored episodes only.
+    References do not adapt, so they run only the scored episodes of the protocol.
 
     Args:
         family: A family or its id.
@@ -170,7 +170,7 @@ def reference_reports(
         make_vector_env: As in `evaluate`.
 
     Returns:
-        A report by name of the reference, to hand to `Report.with_references`.
+        Reports by name of the reference, for `Report.with_references`.
 
     Raises:
         ValueError: As in `evaluate`.
@@ -208,8 +208,8 @@ def _tasks(family: Any, protocol: Protocol) -> tuple[Any, ...]:
 def _spread(seed: int, count: int) -> tuple[list[int], int]:
     """Seeds of the simulations and of the agent.
 
-    Seeding simulation i with ``seed + i``, as Gymnasium spreads a single seed, would give task i
-    of one run the start states of task i + 1 of the run before.
+    Seeding simulation i with ``seed + i``, as Gymnasium does, would give task i of one run the
+    initial states of task i + 1 of the previous run.
     """
     environments, agent = np.random.SeedSequence(seed).spawn(2)
     return environments.generate_state(count).tolist(), int(agent.generate_state(1)[0])

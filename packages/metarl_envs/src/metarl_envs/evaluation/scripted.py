@@ -1,6 +1,6 @@
-"""Scripted oracles: controllers written by hand, which see the task, for the families that allow one.
+"""Scripted oracles: hand-written controllers that observe the task, for some families.
 
-Their gains were chosen on training tasks. They are references near the best possible, not bounds.
+Their gains were chosen on training tasks. They are references close to the optimum, not bounds.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _POINT_STEP = 0.1
 
 
 def straight_line(observations: NDArray[np.float32]) -> Array:
-    """Walk a point straight to its goal, as fast as the slower axis allows, and stay there.
+    """Move a point straight to its goal, as fast as the slower axis allows, and stay there.
 
     Args:
         observations: Position (2,) and goal (2,) of each task in metres (T, 4).
 
     Returns:
-        Actions (T, 2) in [-1, 1] along the line to the goal; the last step is as long as the
-        distance that is left.
+        Actions (T, 2) in [-1, 1] along the line to the goal; the last step has the
+        length of the remaining distance.
     """
     state = np.asarray(observations, dtype=np.float64)
     actions = (state[:, 2:4] - state[:, :2]) / _POINT_STEP
@@ -37,7 +37,7 @@ def straight_line(observations: NDArray[np.float32]) -> Array:
 
 
 def drive(observations: NDArray[np.float32]) -> Array:
-    """Turn the wheeled robot towards its goal or away from it, and roll there, slowing down.
+    """Turn the wheeled robot towards its goal or away from it, and drive there with decreasing speed.
 
     Args:
         observations: The car's position (3,), sine and cosine of its yaw, velocity (3,) and yaw
@@ -53,11 +53,11 @@ def drive(observations: NDArray[np.float32]) -> Array:
     bearing = _wrapped(np.arctan2(to_goal[:, 1], to_goal[:, 0]) - yaw)
     backward = np.abs(bearing) > np.pi / 2
     bearing = np.where(backward, _wrapped(bearing + np.pi), bearing)
-    bearing[distance < 0.02] = 0.0  # m; at the goal it says nothing
+    bearing[distance < 0.02] = 0.0  # m; at the goal it is not meaningful
     speed = np.where(backward, -1.0, 1.0) * np.cos(bearing) * np.minimum(3.0 * distance, 2.0)
     speed[np.abs(bearing) > 0.6] = 0.0  # turn on the spot first
     turn = np.clip(6.0 * bearing, -5.0, 5.0)
-    # Wheel speeds are not observed, so the car's lag behind the wanted speed is added to it.
+    # Wheel speeds are not observed, so the difference from the desired speed is added to it.
     forward = state[:, 5] * np.cos(yaw) + state[:, 6] * np.sin(yaw)
     speed, turn = 2.0 * speed - forward, 2.0 * turn - state[:, 8]
     wheels = np.stack([speed + half_track * turn, speed - half_track * turn], axis=1) / radius
@@ -65,32 +65,32 @@ def drive(observations: NDArray[np.float32]) -> Array:
 
 
 class Reach:
-    """Bring an arm's fingertip to its goal: all joints but the first bent alike, held by springs.
+    """Bring an arm's fingertip to its goal: all joints except the first bend equally, with joint springs.
 
-    A goal nearer than the joints' limits allow is approached as far as they do.
+    Goals that are too near for the joint limits are approached as far as possible.
     """
 
     def __init__(self, links: Sequence[float], servo: float, stiffness: float, damping: float) -> None:
-        """Tabulates how far and in which direction the arm reaches for each bend.
+        """Tabulates the distance and direction of the fingertip for each bend.
 
         Args:
-            links: The links' lengths, the fingertip's included, in metres.
+            links: Lengths of the links in metres, including that of the fingertip.
             servo: Servo velocity at full action, which is also the torque at rest, in N·m.
-            stiffness: Of the springs, in N·m/rad.
-            damping: Of the springs, in N·m·s/rad.
+            stiffness: Stiffness of the springs in N·m/rad.
+            damping: Damping of the springs in N·m·s/rad.
         """
         bends = np.linspace(0.0, np.pi, 20_001)
         turns = bends[:, None] * np.arange(len(links))
         x, y = np.cos(turns) @ np.asarray(links), np.sin(turns) @ np.asarray(links)
         reach = np.hypot(x, y)
-        # From the smallest reach outward it grows all the way, so it can be inverted.
+        # From the smallest reach outwards, the reach increases monotonically, so it can be inverted.
         outward = slice(int(reach.argmin()), None, -1)
         self._bend, self._reach, self._offset = bends[outward], reach[outward], np.arctan2(y, x)[outward]
         self._joints = len(links)
         self._servo, self._stiffness, self._damping = servo, stiffness, damping
 
     def __call__(self, observations: NDArray[np.float32]) -> Array:
-        """Push every joint towards its angle.
+        """Apply a torque towards the desired angle of every joint.
 
         Args:
             observations: Cosines, sines and velocities of the n joints, fingertip (2,) and goal
@@ -109,7 +109,7 @@ class Reach:
             wanted = np.repeat((side * bend)[:, None], n, axis=1)
             wanted[:, 0] = direction - side * offset
             error = wanted - angles
-            error[:, 0] = _wrapped(error[:, 0])  # the other joints cannot go round
+            error[:, 0] = _wrapped(error[:, 0])  # the other joints cannot make a full turn
             errors.append(error)
         nearer = np.abs(errors[0]).sum(axis=1) <= np.abs(errors[1]).sum(axis=1)
         error = np.where(nearer[:, None], errors[0], errors[1])
@@ -143,21 +143,21 @@ _ORACLES: dict[str, Callable[[], Agent]] = {
 
 
 def register_scripted_oracle(family_id: str, factory: Callable[[], Agent]) -> None:
-    """Give a family its scripted oracle.
+    """Register the scripted oracle of a family.
 
     Args:
         family_id: Id of the family, version included.
-        factory: Makes a fresh agent without arguments.
+        factory: Function without arguments that creates an agent.
 
     Raises:
-        ValueError: If the family has one already.
+        ValueError: If the family already has one.
     """
     if family_id in _ORACLES:
-        raise ValueError(f"{family_id} already has a scripted oracle; a family has one at most")
+        raise ValueError(f"{family_id} already has a scripted oracle; a family has at most one")
     _ORACLES[family_id] = factory
 
 
 def scripted_oracle(family_id: str) -> Agent | None:
-    """A fresh scripted oracle of a family, or `None` if nobody has written one."""
+    """A new scripted oracle of a family, or `None` if there is none."""
     factory = _ORACLES.get(family_id)
     return None if factory is None else factory()

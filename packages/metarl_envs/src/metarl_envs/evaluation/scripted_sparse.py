@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 
 class Walk:
-    """Walks the quadruped towards its target, in any direction without turning: a trot with joint springs.
+    """Moves the quadruped towards its target in any direction without turning, by a trot with joint springs.
 
     The hips of each diagonal pair swing along the direction to the target, and the ankles lift the feet on
     their way forward. The seven numbers were found by the cross-entropy method on training tasks: 21
@@ -23,8 +23,8 @@ class Walk:
     observe_task = True
     _FREQUENCY = 1.742  # Hz
     _HIP, _ANKLE, _STANCE = 1.227, 0.349, 0.190  # rad; amplitudes, and the mean of the ankles
-    _LAG = -1.339  # rad; of the lift behind the swing
-    _STIFFNESS, _DAMPING = 9.151, 0.625  # of full torque, per rad and per rad/s
+    _LAG = -1.339  # rad; phase of the lift relative to the swing
+    _STIFFNESS, _DAMPING = 9.151, 0.625  # fraction of full torque, per rad and per rad/s
     _LEGS = np.deg2rad([45.0, -45.0, -135.0, 135.0])  # front left, front right, back right, back left
     _PHASES = np.array([0.0, np.pi, 0.0, np.pi])
     _PERIOD = 0.05  # s
@@ -34,7 +34,7 @@ class Walk:
         self._clock = 0
 
     def act(self, observations: NDArray[np.float32]) -> Array:
-        """Torques of the present phase.
+        """Torques of the current phase.
 
         Args:
             observations: those of `Quadruped` and the target (2,), of each task (T, 123).
@@ -57,20 +57,20 @@ class Walk:
         return np.asarray(np.clip(torques, -1.0, 1.0))
 
     def observe(self, transition: Transition) -> None:
-        """Nothing is learned."""
+        """Does nothing."""
 
     def end_episode(self) -> None:
-        """The gait begins anew."""
+        """Restarts the gait."""
         self._clock = 0
 
 
-# Of the push, in metres and metres per second; chosen on training tasks among fifteen.
+# Constants of the push in metres and metres per second, selected from fifteen on training tasks.
 _CLEAR, _BEHIND = 1.0, 0.85
 _FASTEST, _PUSHING = 3.5, 1.9
 
 
 def push(observations: NDArray[np.float32]) -> Array:
-    """Roll the ball behind the box, around it if need be, and push it along the line to its target.
+    """Roll the ball behind the box, around it if necessary, and push the box along the line to its target.
 
     Args:
         observations: those of `MoveBoxBall` and the task (4,), of each task (T, 40).
@@ -89,7 +89,7 @@ def push(observations: NDArray[np.float32]) -> Array:
     side = np.where(aside >= 0.0, 1.0, -1.0)[:, None] * across * _CLEAR
 
     goal = box - along * _BEHIND
-    # From the side, pass it at a distance; from before it, get to its side first.
+    # From the side, pass the box at a distance; from the front, move to its side first.
     beside, before = ahead > -0.5, (ahead > 0.3) & (np.abs(aside) < 0.9)
     goal = np.where(beside[:, None], box + side - along * (_BEHIND + 0.2), goal)
     goal = np.where(before[:, None], box + side + along * np.clip(ahead, 0.0, 1.0)[:, None], goal)
@@ -100,13 +100,13 @@ def push(observations: NDArray[np.float32]) -> Array:
     error = (np.arctan2(way[:, 1], way[:, 0]) - heading + np.pi) % (2.0 * np.pi) - np.pi
     wanted = np.where(pushing, _PUSHING, np.minimum(_FASTEST, 2.5 * np.hypot(*way.T) + 0.2))
     wanted = wanted * np.maximum(np.cos(error), 0.0) ** 3
-    # Positive torques roll backward and turn right; the kicking joint stays drawn in.
+    # Positive torques roll backward and turn right; the kicking joint stays retracted.
     actions = np.stack([0.9 * (speed - wanted), -2.0 * error, np.full(len(state), -1.0)], axis=1)
     return np.asarray(np.clip(actions, -1.0, 1.0))
 
 
 class JacoReach:
-    """Moves the Jaco arm's pinch site straight to its target by its Jacobian, damped where it is singular."""
+    """Moves the Jaco arm's pinch site straight to its target with a damped inverse of the Jacobian."""
 
     _GAIN = 4.0  # 1/s
     _DAMPING = 0.03
@@ -130,7 +130,7 @@ class JacoReach:
             observations: those of `Jaco` and the target (3,), of each task (T, 45).
 
         Returns:
-            Actions (T, 9) in [-1, 1]; the fingers stay.
+            Actions (T, 9) in [-1, 1]; the fingers do not move.
         """
         state = np.asarray(observations, dtype=np.float64)
         actions, jacobian = np.zeros((len(state), 9)), np.zeros((3, self._model.nv))

@@ -1,8 +1,8 @@
-"""Aggregates and intervals for few runs over many tasks.
+"""Statistics and intervals for few runs and many tasks.
 
 The estimators are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the
 Statistical Precipice" (NeurIPS 2021): scores are a matrix with a row per run and a column per task.
-Nothing here draws from a global generator: whoever wants an interval hands in its own.
+No function uses a global generator: the caller passes one.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class Interval(NamedTuple):
 
 
 def iqm(scores: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
-    """Interquartile mean: the mean of what is left without the lowest and the highest quarter.
+    """Interquartile mean: the mean without the lowest and the highest quarter of the numbers.
 
     With n numbers, ``floor(n / 4)`` are dropped at each end (Agarwal et al. 2021, section 4.3), so
-    up to three numbers are simply averaged.
+    up to three numbers are averaged without dropping any.
 
     Args:
         scores: Finite numbers of any shape.
         axis: Axes to reduce; all of them by default.
 
     Returns:
-        A float, or an array of the axes that remain.
+        A float, or an array over the remaining axes.
 
     Raises:
-        ValueError: If there is nothing to average or a number is not finite.
+        ValueError: If there are no numbers or a number is not finite.
     """
     values = _finite(scores, "scores")
     axes = tuple(range(values.ndim)) if axis is None else tuple(np.atleast_1d(axis).tolist())
@@ -65,17 +65,17 @@ def stratified_bootstrap(
     """Bootstrap distribution of a statistic, stratified by task.
 
     Every resample has the shape of `scores`: in each task's column the runs are drawn with
-    replacement, independently of the other columns (Agarwal et al. 2021, section 4.1). It answers
-    what other runs on the *same* tasks might have given.
+    replacement, independently of the other columns (Agarwal et al. 2021, section 4.1). It
+    estimates the variation between runs on the *same* tasks.
 
     Args:
         scores: Finite scores (R runs, T tasks).
         statistic: Reduction called as ``statistic(samples, axis=(1, 2))`` on samples (B, R, T);
-            `iqm`, `numpy.mean` and `numpy.median` are such.
+            e.g. `iqm`, `numpy.mean` or `numpy.median`.
         repetitions: Number of resamples B.
         rng: Generator that draws them.
-        over_tasks: Draw the columns with replacement as well, which answers what other tasks of
-            the same distribution might have given.
+        over_tasks: Whether to draw the columns with replacement too, which estimates the variation
+            with other tasks of the same distribution.
 
     Returns:
         The statistic of each resample (B,).
@@ -107,10 +107,10 @@ def stratified_bootstrap_interval(
     *,
     rng: np.random.Generator,
 ) -> Interval:
-    """Percentile interval of a statistic under other runs of the same tasks.
+    """Percentile interval of a statistic for other runs on the same tasks.
 
-    With one run there is nothing to resample, and the interval shrinks to the point estimate: use
-    `task_bootstrap_interval` then.
+    With one run there is nothing to resample, and the interval is the point estimate; use
+    `task_bootstrap_interval` in this case.
 
     Args:
         scores: Finite scores (R runs, T tasks).
@@ -137,11 +137,11 @@ def task_bootstrap_interval(
     *,
     rng: np.random.Generator,
 ) -> Interval:
-    """Percentile interval of a statistic under other tasks of the same distribution.
+    """Percentile interval of a statistic for other tasks of the same distribution.
 
-    Columns are drawn with replacement, and within each drawn column the runs are. It is wider than
-    `stratified_bootstrap_interval` when tasks differ in what can be reached on them, and it is the
-    only bootstrap that one run allows. With one run of one task it, too, is a point.
+    Columns are drawn with replacement, and so are the runs within each drawn column. It is wider than
+    `stratified_bootstrap_interval` if attainable scores differ between tasks, and it is the only
+    bootstrap that is possible with one run. With one run of one task, it is a point, too.
 
     Args:
         scores: Finite scores (R runs, T tasks).
@@ -183,7 +183,7 @@ def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
-    """Probability that a run of X beats a run of Y on a task picked at random.
+    """Probability that a run of X is better than a run of Y on a random task.
 
     Args:
         x: Finite scores of X (Rx runs, T tasks).
@@ -211,8 +211,8 @@ def normalised(score: ArrayLike, low: ArrayLike, high: ArrayLike) -> Any:
 
     Args:
         score: Scores of any shape.
-        low: What counts as 0, e.g. the zero-action agent's score; broadcasts against `score`.
-        high: What counts as 1, e.g. the oracle's; broadcasts against `score`.
+        low: Score that counts as 0, e.g. the zero-action agent's; broadcasts against `score`.
+        high: Score that counts as 1, e.g. the oracle's; broadcasts against `score`.
 
     Returns:
         ``(score - low) / (high - low)``: below 0 is worse than `low`, above 1 better than `high`.
@@ -222,7 +222,7 @@ def normalised(score: ArrayLike, low: ArrayLike, high: ArrayLike) -> Any:
     """
     bottom, top = _finite(low, "low"), _finite(high, "high")
     if not np.all(top > bottom):
-        raise ValueError("high must exceed low everywhere, or there is no gap to close")
+        raise ValueError("high must exceed low everywhere")
     result = (_finite(score, "score") - bottom) / (top - bottom)
     return float(result) if result.ndim == 0 else result
 
@@ -238,7 +238,7 @@ def _percentile_interval(values: NDArray[np.float64], confidence: float) -> Inte
 def _finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
-        raise ValueError(f"{name} must hold at least one number")
+        raise ValueError(f"{name} must contain at least one number")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return array

@@ -1,1 +1,1 @@
-"""Families: specifications read and checked, tasks, distributions and the frozen tables."""
+"""Families: reading of specifications, tasks, distributions and the frozen tables."""

@@ -1,7 +1,7 @@
-"""Distributions of task parameters, as maps from uniform numbers.
+"""Distributions of task parameters, as functions of uniform numbers.
 
-A distribution turns uniforms in [0, 1) into parameters, so that one definition serves the frozen tables
-(uniforms from a counter-based generator) and sampling on the fly (uniforms from the caller's generator).
+A distribution maps uniform numbers in [0, 1) to parameters. The same definition is used for the frozen tables
+(with a counter-based generator) and for sampling of new tasks (with the caller's generator).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Distribution(ABC):
     """A distribution of task parameters."""
 
     uniforms: int
-    """How many uniforms one draw takes."""
+    """Number of uniforms per draw."""
     discrete: bool = False
-    """Whether it has finitely many members, so that splits cannot be disjoint."""
+    """Whether it has finitely many values, so that splits cannot be disjoint."""
 
     @abstractmethod
     def from_uniforms(self, u: Array) -> Array:
@@ -38,7 +38,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Returns the distribution in a line of mathematics."""
+        """Returns a formula or short description of the distribution."""
 
     def sample(self, n: int, rng: np.random.Generator) -> Array:
         """Draws `n` parameters, `(n, P)`."""
@@ -89,7 +89,7 @@ class Disc(Distribution):
         return np.asarray(np.hypot(parameters[:, 0], parameters[:, 1]) <= self.radius)
 
     def describe(self) -> str:
-        """Returns the radius and the law."""
+        """Returns the radius and the distribution."""
         return f"uniform in area over the disc of radius {self.radius:g}"
 
 
@@ -143,7 +143,7 @@ class Annulus(Distribution):
         return np.asarray((distance >= self.inner - 1e-9) & (distance <= self.outer + 1e-9))
 
     def describe(self) -> str:
-        """Returns the radii and the law."""
+        """Returns the radii and the distribution."""
         return f"uniform in area over the ring of radii {self.inner:g} to {self.outer:g}"
 
 
@@ -170,7 +170,7 @@ class Power(Distribution):
         return np.asarray(((exponents >= self.low - 1e-9) & (exponents <= self.high + 1e-9)).all(axis=1))
 
     def describe(self) -> str:
-        """Returns the law."""
+        """Returns the formula."""
         bases = ", ".join(f"{base:g}" for base in sorted(set(self.bases)))
         return f"independent multipliers b^U[{self.low:g}, {self.high:g}], b = {bases}"
 
@@ -185,7 +185,7 @@ class Choice(Distribution):
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, 1)` uniforms to members."""
-        # u < 1 in exact arithmetic; the minimum guards the product's rounding.
+        # u < 1 in exact arithmetic; the minimum is needed because the product is rounded.
         index = np.minimum((u[:, 0] * len(self.values)).astype(np.int64), len(self.values) - 1)
         return np.asarray(self.values, dtype=np.float64)[index]
 
@@ -204,7 +204,7 @@ class Choice(Distribution):
 
 @dataclass(frozen=True)
 class Ring(Distribution):
-    """Points `(x, y)` at an angle U[0, 2π) and a distance U[inner, outer] of their own: denser inside."""
+    """Points `(x, y)` with angle U[0, 2π) and distance U[inner, outer]; denser near the centre."""
 
     inner: float
     outer: float
@@ -228,10 +228,10 @@ class Ring(Distribution):
 
 @dataclass(frozen=True)
 class Pair(Distribution):
-    """Two points `(x1, y1, x2, y2)` of a square room, between two distances apart.
+    """Two points `(x1, y1, x2, y2)` in a square room, with bounds on their distance.
 
-    The second's offset from the first is uniform in area over an annulus, and the first is uniform where both
-    are in the room. No draw is ever refused, so that each takes the same number of uniforms.
+    The offset of the second point from the first is uniform in area over an annulus, and the first is uniform
+    over the positions where both are in the room. No draw is rejected, so each uses as many uniforms.
     """
 
     half_width: float
@@ -250,14 +250,14 @@ class Pair(Distribution):
         return np.concatenate([first, first + offset], axis=1)
 
     def contains(self, parameters: Array) -> NDArray[np.bool_]:
-        """Returns which pairs are in the room and between the distances apart, up to rounding."""
+        """Returns which pairs are in the room and have an allowed distance, up to rounding."""
         rounding = 1e-9 * self.half_width
         inside = (np.abs(parameters) <= self.half_width + rounding).all(axis=1)
         apart = np.hypot(parameters[:, 2] - parameters[:, 0], parameters[:, 3] - parameters[:, 1])
         return np.asarray(inside & (apart >= self.nearest - rounding) & (apart <= self.farthest + rounding))
 
     def describe(self) -> str:
-        """Returns room and distances."""
+        """Returns the room and the distances."""
         room = f"[-{self.half_width:g}, {self.half_width:g}]²"
         return f"two points in {room}, {self.nearest:g} to {self.farthest:g} apart, offset uniform in area"
 
@@ -304,13 +304,13 @@ def parse(file: str, where: str, table: Mapping[str, Any], size: int) -> Distrib
     elif kind == "choice":
         values = tuple(tuple(map(float, v)) for v in table["values"])
         if any(len(v) != size for v in values):
-            raise SpecError(f"{file}: {where}.values must hold lists of {size} numbers")
+            raise SpecError(f"{file}: {where}.values must contain lists of {size} numbers")
         if len(set(values)) != len(values):
             raise SpecError(f"{file}: {where}.values must not repeat a member")
         result = Choice(values)
     elif kind == "power":
         if len(table["bases"]) != size or min(table["bases"]) <= 1:
-            raise SpecError(f"{file}: {where}.bases must hold {size} numbers above 1")
+            raise SpecError(f"{file}: {where}.bases must contain {size} numbers above 1")
         if table["low"] >= table["high"]:
             raise SpecError(f"{file}: {where}.low must be below .high")
         result = Power(tuple(map(float, table["bases"])), float(table["low"]), float(table["high"]))

@@ -156,7 +156,7 @@ class Family:
         """
         tasks = self.tasks(split)
         if isinstance(index, bool) or not isinstance(index, int | np.integer):
-            raise ValueError(f"a task index is an integer, got {index!r}")
+            raise ValueError(f"a task index must be an integer, got {index!r}")
         if not 0 <= index < len(tasks):
             raise ValueError(
                 f"task index {index} is out of range: {self.id} has {len(tasks)} {split} tasks,"

@@ -1,4 +1,4 @@
-"""Registering the families with Gymnasium."""
+"""Registration of the families in Gymnasium."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarl_envs.families.specs import HORIZON, read_toml, registered_ids
 def register_families() -> None:
     """Registers every family in `tasks_spec/` under its id.
 
-    Only the time limit is read here; the rest of a specification is checked when the family is used.
+    Only the time limit is read here; the rest of a specification is checked when the family is first used.
     """
     for family_id in registered_ids():
         if family_id in gymnasium.registry:

@@ -1,7 +1,7 @@
-"""Checking the shape of a specification file: which keys it has and what they may hold.
+"""Checks of a specification file: its keys and their allowed values.
 
-Every message names the file, the key and what is allowed, because the reader is somebody who just wrote
-or edited that file.
+Every message contains the file, the key and the allowed values, because its reader is usually editing that
+file.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 
 
 class SpecError(ValueError):
-    """A specification or a frozen table that cannot be used; the message says where and why."""
+    """A specification or a frozen table cannot be used; the message gives the place and the reason."""
 
 
 def suggestion(name: str, allowed: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` when `name` is close to an allowed one, else an empty string."""
+    """Returns `"; did you mean 'x'?"` if `name` is similar to an allowed one, otherwise an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """Returns names as they stand in an error message: quoted, separated by commas."""
+    """Returns names for an error message: quoted, separated by commas."""
     return ", ".join(repr(name) for name in names)
 
 
 def check_options(where: str, cls: type, options: Iterable[str]) -> None:
-    """Checks the names of keyword options against those that a class and its bases take.
+    """Checks the names of keyword options against those of a class and its bases.
 
     Args:
-        where: what the options are of, for the message.
-        cls: the class they are passed to.
+        where: the owner of the options, for the message.
+        cls: the class to which they are passed.
         options: their names.
 
     Raises:
@@ -54,7 +54,7 @@ def check_options(where: str, cls: type, options: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a table: a test of its value and the words that describe what passes."""
+    """One key of a table: a test of its value, and a description of the allowed values."""
 
     accepts: Callable[[Any], bool]
     allowed: str
@@ -109,7 +109,7 @@ def numbers(required: bool = True) -> Key:
 
 
 def number_lists(required: bool = True) -> Key:
-    """A non-empty list of such lists."""
+    """A non-empty list of lists of finite numbers."""
     return Key(
         lambda v: isinstance(v, list) and bool(v) and all(map(_is_numbers, v)),
         "a non-empty list of lists of finite numbers",
@@ -123,7 +123,7 @@ def number(required: bool = True) -> Key:
 
 
 def table(required: bool = True) -> Key:
-    """A table of its own, checked separately."""
+    """A table, checked separately."""
     return Key(lambda v: isinstance(v, dict), "a table", required)
 
 
@@ -137,7 +137,7 @@ def tables(required: bool = True) -> Key:
 
 
 def anything(required: bool = True) -> Key:
-    """Any value TOML can hold."""
+    """Any TOML value."""
     return Key(lambda _: True, "any value", required)
 
 
@@ -148,10 +148,10 @@ def check(file: str, where: str, value: Mapping[str, Any], keys: Mapping[str, Ke
         file: the file's name, for the message.
         where: the dotted path of the table in the file, empty at the top.
         value: the table.
-        keys: what it may hold.
+        keys: its allowed keys.
 
     Raises:
-        SpecError: a key is unknown, missing, or holds something else than allowed.
+        SpecError: a key is unknown or missing, or its value is not allowed.
     """
     prefix = f"{where}." if where else ""
     for name, content in value.items():

@@ -1,4 +1,4 @@
-"""The specifications in `tasks_spec/`, read and checked."""
+"""Reading and checking of the specifications in `tasks_spec/`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from metarl_envs.families.schema import SpecError, listed, suggestion
 from metarl_envs.simulation.objectives import OBJECTIVES
 
 SPLITS = ("train", "validation", "test", "ood")
-"""The split names there are, in the order of every table."""
+"""The names of all splits, in the order of every table."""
 
 HORIZON = schema.integer(1)
-"""What a time limit may be, which registration reads alone."""
+"""Allowed values of the time limit, the only key that registration reads."""
 
 _KEYS = {
     "title": schema.text(),
@@ -56,7 +56,7 @@ _TABLE_OPTIONS = {
     "random_state_spaced_rings": {"half_width": schema.number(), "spacing": schema.number()},
 }
 _SPLIT_KEYS = {"count": schema.integer(1), "distribution": schema.table(required=False)}
-_VALIDATION_KEYS = {"count": schema.integer(1)}  # presets are chosen for the distribution they train on
+_VALIDATION_KEYS = {"count": schema.integer(1)}  # presets are chosen for the training distribution
 _ARGUMENT_KEYS = {
     "of": schema.one_of(("body", "objective", "both")),
     "default": schema.anything(),
@@ -135,7 +135,7 @@ def _splits(
 
 
 def _table_splits(file: str, content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the splits that the table's rule derives: never validation, which came after the others."""
+    """Returns the splits that the table's rule derives; validation, added later, is never one of them."""
     own = [name for name in content["splits"] if name != "validation"]
     names = content["table"].get("splits", own)
     if "validation" in names:
@@ -151,7 +151,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
         content: the parsed TOML.
 
     Raises:
-        SpecError: with file, key and what is allowed.
+        SpecError: the content is invalid; the message gives file, key and allowed values.
     """
     file = f"{name}.toml"
     schema.check(file, "", content, _KEYS)
@@ -233,7 +233,7 @@ def family(family_id: str) -> Family:
     """Returns a family by its id.
 
     Raises:
-        ValueError: there is no such family; the message suggests the nearest.
+        ValueError: there is no such family; the message suggests the most similar one.
     """
     if family_id not in registered_ids():
         ids: Sequence[str] = registered_ids()

@@ -1,7 +1,7 @@
-"""The frozen tables: which tasks a split holds.
+"""The frozen tables: the tasks of every split.
 
-A table depends on its specification alone. `derive` computes it, `load` reads the frozen copy and checks
-it against `checksums.json`; a test and `metarl-envs tasks verify` hold the two together.
+A table depends only on its specification. `derive` computes it. `load` reads the frozen copy and checks it
+against `checksums.json`. A test and `metarl-envs tasks verify` check that the two are equal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from metarl_envs.files import atomic_path, readable_json
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a family: how many tasks, and from what they were drawn."""
+    """One split of a family: the number of its tasks and their distribution."""
 
     name: str
     count: int
@@ -33,7 +33,7 @@ class Split:
 
 
 class Tabled(Protocol):
-    """What tables are derived from; a `Family` has it, and more."""
+    """The properties from which tables are derived; a `Family` has them."""
 
     @property
     def id(self) -> str:
@@ -47,17 +47,17 @@ class Tabled(Protocol):
 
     @property
     def distribution(self) -> Distribution:
-        """That of the splits without one of their own."""
+        """The distribution of splits that do not define another one."""
         ...
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """One per column."""
+        """Names of the columns."""
         ...
 
     @property
     def train_equals_test(self) -> bool:
-        """Whether train and test hold the same tasks."""
+        """Whether train and test contain the same tasks."""
         ...
 
     @property
@@ -67,7 +67,7 @@ class Tabled(Protocol):
 
     @property
     def table_seed(self) -> int | None:
-        """The seed of a rule that takes one."""
+        """The seed of the rule, or None."""
         ...
 
     @property
@@ -82,19 +82,19 @@ class Tabled(Protocol):
 
 
 def spec_directory() -> Path:
-    """Returns the folder of the specifications: in the installed package, or in the repository."""
+    """Returns the folder of the specifications, in the installed package or in the repository."""
     here = Path(__file__).resolve()
-    # In the package, beside this folder; in the repository, at its top.
+    # Next to this folder in the package; at the top level in the repository.
     packaged = here.parents[1] / "tasks_spec"
     return packaged if packaged.is_dir() else here.parents[5] / "tasks_spec"
 
 
 def _philox_uniforms(key: str, index: int, n: int) -> Array:
-    """Returns `n` uniforms in [0, 1) that depend on nothing but the key and the index.
+    """Returns `n` uniforms in [0, 1) that depend only on the key and the index.
 
-    Philox is counter-based, so row `index` needs no row before it. The raw 64-bit outputs are used
-    because NumPy guarantees that stream, and not that of `Generator.uniform`; the upper 53 bits make a
-    float64. The index takes the second word of the counter, which leaves 2^64 blocks to each row.
+    Philox is counter-based, so row `index` does not depend on earlier rows. The raw 64-bit outputs are
+    used because NumPy guarantees their stream, but not that of `Generator.uniform`. Their upper 53 bits
+    give a float64. The index is the second word of the counter, so each row has 2^64 blocks.
     """
     digest = hashlib.sha256(key.encode()).digest()
     generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=index << 64)
@@ -113,7 +113,7 @@ def _philox(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
 
 
 def _members(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
-    """Every split of a discrete family holds all its members, in their order."""
+    """Every split of a discrete family contains all its members, in their order."""
     result = {}
     for name in splits:
         split = family.splits[name]
@@ -127,9 +127,9 @@ def _members(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
 
 
 def _random_state_uniform(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
-    """One draw of NumPy's frozen legacy generator over all splits: the rule of oyster's lists.
+    """One draw of NumPy's frozen legacy generator over all splits, the rule of oyster's lists.
 
-    Each split maps its share of the draw onto its own box.
+    Each split maps its part of the draw to its own box.
     """
     state = np.random.RandomState(family.table_seed)
     result = {}
@@ -143,7 +143,7 @@ def _random_state_uniform(family: Tabled, splits: Iterable[str]) -> dict[str, Ar
 
 
 def _random_state_arc_grid(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
-    """Evenly spaced points of an arc, shuffled by the legacy generator: oyster's sparse points."""
+    """Evenly spaced points of an arc, shuffled by the legacy generator, as oyster's sparse points."""
     arc = family.distribution
     if not isinstance(arc, Arc):
         raise SpecError(f"{family.id}: this table rule needs an 'arc' distribution")
@@ -155,10 +155,10 @@ def _random_state_arc_grid(family: Tabled, splits: Iterable[str]) -> dict[str, A
 
 
 def _random_state_spaced_rings(family: Tabled, splits: Iterable[str]) -> dict[str, Array]:
-    """Points of a square kept if they lie in the split's ring and far enough from the others: TESP's goals.
+    """Points of a square in the split's ring and far enough from the others, the rule of TESP's goals.
 
-    The options are `half_width` of the square and the least `spacing`; it holds among all points of one ring,
-    whichever split they are in.
+    The options are the `half_width` of the square and the minimum `spacing`, which applies to all points of
+    one ring in all splits.
     """
     state = np.random.RandomState(family.table_seed)
     half_width, spacing = family.table_options["half_width"], family.table_options["spacing"]
@@ -254,9 +254,9 @@ def _check(family: Tabled, name: str, rows: Array) -> None:
 
 
 def overlaps(family: Tabled, tables: Mapping[str, Array]) -> list[str]:
-    """Returns which splits share tasks that they should not; empty where all are disjoint.
+    """Returns which splits share tasks although they should not; empty if there are none.
 
-    Tasks count as the same up to the rounding between two ways to compute them, as on an arc.
+    Tasks count as equal up to the rounding between two ways of computing them, e.g. on an arc.
     """
     found = []
     for first, second in itertools.combinations(tables, 2):
@@ -270,20 +270,20 @@ def overlaps(family: Tabled, tables: Mapping[str, Array]) -> list[str]:
 
 
 def freeze(family: Tabled) -> tuple[str, ...]:
-    """Writes tables and their checksums into the specification folder: a new family's, or a new split's.
+    """Writes the tables of a new family or a new split, and their checksums, into the specification folder.
 
     Returns:
-        The splits that were frozen now.
+        The splits that were frozen by this call.
 
     Raises:
-        SpecError: every split is frozen already, or the new ones share tasks with others. Frozen tables
-            never change: another table is another version of the family.
+        SpecError: every split is already frozen, or the new ones share tasks with others. Frozen tables
+            never change; a different table requires a new version of the family.
     """
     path = _path(family)
     frozen = _read(path) if path.exists() else {}
     new = tuple(name for name in family.splits if name not in frozen)
     if not new:
-        raise SpecError(f"{family.id} is frozen already; a changed table needs a new version (-v1)")
+        raise SpecError(f"{family.id} is already frozen; a changed table needs a new version (-v1)")
     for name, rows in frozen.items():
         if name not in family.splits:
             raise SpecError(f"{path.name}: holds the split {name!r}, which {family.id} does not have")
@@ -304,7 +304,7 @@ def record_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> No
     path = spec_directory() / "checksums.json"
     content = json.loads(path.read_text())
     others = {k: v for k, v in content[kind].get(family_id, {}).items() if k not in values}
-    content[kind][family_id] = others | dict(values)  # a family's splits stay in their order
+    content[kind][family_id] = others | dict(values)  # the splits of a family keep their order
     content[kind] = dict(sorted(content[kind].items()))
     with atomic_path(path) as file:
         file.write_text(readable_json(content) + "\n")

@@ -1,1 +1,1 @@
-"""Simulation: the engine, reward terms, pictures."""
+"""Simulation: the engine, reward terms, rendering."""

@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 _INTEGRATION = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
 _NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE.value)
-# The counters of non-finite or huge positions, velocities and accelerations lie side by side.
+# The counters of non-finite or huge positions, velocities and accelerations are adjacent.
 _VELOCITY_STAGE = int(mujoco.mjtStage.mjSTAGE_VEL.value)
 _BAD_STATE = slice(
     int(mujoco.mjtWarning.mjWARN_BADQPOS.value), int(mujoco.mjtWarning.mjWARN_BADQACC.value) + 1
@@ -31,8 +31,8 @@ _inherited: list[Batch] = []
 
 
 def _rebuild_after_fork() -> None:
-    # A forked child has the batch's memory but not its threads: using or freeing it would wait for
-    # them forever. Each such engine gets a new batch with the same state; the old one is kept, unused.
+    # A forked child has the batch's memory but not its threads: using or freeing the batch would wait
+    # forever. Each such engine gets a new batch with the same state; the old one is kept, unused.
     for engine in list(_with_threads):
         _inherited.append(engine.rebuild())
 
@@ -45,27 +45,27 @@ class Engine(ABC):
     """N simulations of one model, with live views of their states.
 
     After a step, derived fields (`xpos`, ...) are those of the integrator's last evaluation, exactly as
-    after `mj_step` in a plain loop, unless the engine is asked for fresh ones: under Euler's of the state
-    before the last substep, under Runge-Kutta's of its last stage, near the new state. The states are the
-    same either way, bit for bit.
+    after `mj_step` in a plain loop. With the Euler integrator, they belong to the state before the last
+    substep; with Runge-Kutta, to its last stage, near the new state. With `fresh`, they belong to the new
+    state. The states are the same in both modes, bit for bit.
 
     Attributes:
-        model: the compiled model, shared by all simulations. Islands are switched off in one of a single
-            kinematic tree, which leaves the state bit-identical and saves time.
+        model: the compiled model, shared by all simulations. Islands are disabled in a model with a single
+            kinematic tree, which saves time and leaves the state bit-identical.
         num: the number of simulations N.
         frame_skip: substeps per step.
         qpos: generalised positions `(N, nq)`, a live view.
         qvel: generalised velocities `(N, nv)`, a live view.
         ctrl: controls `(N, nu)`, a live view.
-        fresh: whether derived fields of positions and velocities are brought up to the new state.
-        diverged: which simulations MuJoCo found unstable in the last `step`, `(N,)`, or None for none.
+        fresh: whether derived fields of positions and velocities are computed at the new state.
+        diverged: which simulations became unstable in the last `step`, `(N,)`, or None for none.
     """
 
     qpos: Array
     qvel: Array
     ctrl: Array
     _state_parts: tuple[Array, ...]
-    """Views that together hold all positions and velocities."""
+    """Views that together contain all positions and velocities."""
 
     def __init__(self, model: mujoco.MjModel, num: int, frame_skip: int, fresh: bool) -> None:
         if model.ntree == 1:
@@ -75,16 +75,15 @@ class Engine(ABC):
         self.frame_skip = frame_skip
         self.fresh = fresh
         self.diverged: Mask | None = None
-        # Semi-implicit integrators end a step within bounds, because MuJoCo bounds the velocity and
-        # acceleration they add up. The later stages of Runge-Kutta are not bounded, so there the result
-        # is checked.
+        # Semi-implicit integrators end a step within bounds, because MuJoCo bounds velocities and
+        # accelerations. The later stages of Runge-Kutta are not bounded, so the result is checked.
         self._check_state = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
 
     def _out_of_bounds(self) -> Mask | None:
-        """Returns which states are huge or not finite without MuJoCo's notice, or None for none."""
+        """Returns which states are huge or not finite without a warning of MuJoCo, or None for none."""
         if not self._check_state:
             return None
-        # A comparison with NaN is false, and the largest of numbers and NaN is NaN.
+        # A comparison with NaN is false, and a maximum that includes NaN is NaN.
         if all(np.abs(part).max() <= mujoco.mjMAXVAL for part in self._state_parts):
             return None
         sound = [(np.abs(part) <= mujoco.mjMAXVAL).all(axis=1) for part in self._state_parts]
@@ -97,7 +96,7 @@ class Engine(ABC):
 
     @abstractmethod
     def place(self, ids: NDArray[np.int64], qpos: Array, qvel: Array) -> None:
-        """Starts simulations afresh from given positions and velocities.
+        """Resets simulations to given positions and velocities.
 
         Args:
             ids: the simulations, sorted, `(n,)`.
@@ -107,7 +106,7 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, ids: NDArray[np.int64] | None = None) -> None:
-        """Advances simulations by `frame_skip` substeps under the controls in `ctrl`.
+        """Advances simulations by `frame_skip` substeps with the controls in `ctrl`.
 
         A simulation that becomes unstable is marked in `diverged`; the others are unaffected.
 
@@ -119,34 +118,34 @@ class Engine(ABC):
     def contact_forces(self) -> Array:
         """Returns the external contact wrenches `cfrc_ext`, `(N, nbody, 6)`.
 
-        These are what `mj_rnePostConstraint` gives after `mj_step`, exactly. Sensors that also fill
+        They are exactly those of `mj_rnePostConstraint` after `mj_step`. Sensors that also compute
         `cfrc_ext` do so at another point of the Runge-Kutta step, so they are not used.
         """
 
     @abstractmethod
     def vary(self, name: str) -> NDArray[Any]:
-        """Gives every simulation its own values of a model field, and returns them.
+        """Gives every simulation separate values of a model field, and returns them.
 
         Args:
             name: the field of the model, e.g. `body_mass`.
 
         Returns:
-            The live values `(N, ...)`, to be written; they act from the next step on.
+            The live values `(N, ...)`, which can be written; changes apply from the next step on.
         """
 
     @abstractmethod
     def refresh_constants(self, ids: NDArray[np.int64]) -> None:
-        """Derives the model constants that follow from varied masses and inertias (`mj_setConst`)."""
+        """Recomputes the constants that depend on varied masses and inertias (`mj_setConst`)."""
 
     @abstractmethod
     def data(self, index: int) -> mujoco.MjData:
-        """Returns one simulation as a copy, with derived fields at its present state."""
+        """Returns a copy of one simulation, with derived fields at its current state."""
 
     @abstractmethod
     def get_state(self) -> Array:
-        """Returns a copy of the states, `(N, S)`, with which `set_state` continues bit for bit.
+        """Returns a copy of the states, `(N, S)`; `set_state` restores them bit for bit.
 
-        A state is MuJoCo's integration state, whatever the number of simulations.
+        A state is MuJoCo's integration state, for any number of simulations.
         """
 
     @abstractmethod
@@ -167,15 +166,15 @@ def make_engine(
     fresh: bool = False,
     contact_forces: bool = False,
 ) -> Engine:
-    """Builds the quickest engine for a number of simulations; all give the same numbers.
+    """Builds the fastest engine for a number of simulations; all give the same numbers.
 
     Args:
         model: the compiled model.
         num: the number of simulations N.
         frame_skip: substeps per step.
-        num_threads: threads to step on, where there are several simulations.
-        fresh: bring derived fields up to the new state.
-        contact_forces: keep what `Engine.contact_forces` needs.
+        num_threads: number of threads for several simulations.
+        fresh: whether to compute derived fields at the new state.
+        contact_forces: whether to support `Engine.contact_forces`.
     """
     if fresh and contact_forces:
         raise ValueError("contact forces belong to the last substep, which fresh fields overwrite")
@@ -185,7 +184,7 @@ def make_engine(
 
 
 class SingleEngine(Engine):
-    """One simulation in one `MjData`, which costs a tenth less than a batch of one."""
+    """One simulation in one `MjData`, which takes a tenth less time than a batch of one."""
 
     def __init__(self, model: mujoco.MjModel, frame_skip: int, fresh: bool) -> None:
         super().__init__(model, 1, frame_skip, fresh)
@@ -202,7 +201,7 @@ class SingleEngine(Engine):
         return view
 
     def place(self, ids: NDArray[np.int64], qpos: Array, qvel: Array) -> None:
-        """Starts the simulation afresh."""
+        """Resets the simulation."""
         mujoco.mj_resetData(self.model, self._data)
         self.qpos[ids] = qpos
         self.qvel[ids] = qvel
@@ -223,7 +222,7 @@ class SingleEngine(Engine):
             self.diverged = self._out_of_bounds()
         except mujoco.FatalError:
             self.diverged = np.ones(1, dtype=np.bool_)
-        # MuJoCo resets an unstable simulation by itself and only counts the event.
+        # MuJoCo resets an unstable simulation automatically and only counts the event.
         if np.count_nonzero(self._instabilities):
             self.diverged = np.ones(1, dtype=np.bool_)
             self._instabilities[:] = 0
@@ -234,7 +233,7 @@ class SingleEngine(Engine):
         return view
 
     def refresh_constants(self, ids: NDArray[np.int64]) -> None:
-        """Derives the constants, with data of their own, because deriving overwrites it."""
+        """Recomputes the constants with a separate `MjData`, because this overwrites the data."""
         mujoco.mj_setConst(self.model, mujoco.MjData(self.model))
 
     def contact_forces(self) -> Array:
@@ -244,7 +243,7 @@ class SingleEngine(Engine):
         return forces
 
     def data(self, index: int) -> mujoco.MjData:
-        """Returns a copy, forwarded."""
+        """Returns a copy after a forward pass."""
         data = copy.copy(self._data)
         mujoco.mj_forward(self.model, data)
         return data
@@ -264,11 +263,11 @@ class SingleEngine(Engine):
         self._instabilities[:] = 0
 
     def close(self) -> None:
-        """Leaves the memory to Python."""
+        """Does nothing; Python frees the memory."""
 
 
 class BatchEngine(Engine):
-    """Many simulations on `mujoco.batch`, on native threads, bit-identical at any number of them."""
+    """Many simulations with `mujoco.batch` on native threads; bit-identical for any number of threads."""
 
     def __init__(
         self,
@@ -282,8 +281,8 @@ class BatchEngine(Engine):
     ) -> None:
         super().__init__(model, num, frame_skip, fresh)
         self._num_threads = num_threads
-        # Only a persistent batch keeps the constraint forces that the last substep computed, and goes on
-        # from fresh fields without computing them again; Runge-Kutta computes them again in any case.
+        # Only a persistent batch keeps the constraint forces of the last substep, and continues from fresh
+        # fields without recomputing them; Runge-Kutta recomputes them in any case.
         self._persistent = contact_forces or (fresh and not self._check_state)
         self._stage = _VELOCITY_STAGE if fresh else _NO_STAGE
         self._scratch = mujoco.MjData(model) if contact_forces else None
@@ -327,7 +326,7 @@ class BatchEngine(Engine):
         return old
 
     def derived(self, name: str) -> NDArray[Any]:
-        """Binds the field at its first use; it is filled from the next call on."""
+        """Binds the field at its first use; it contains values from the next call on."""
         if name not in self._bound:
             self._bound[name] = self._batch.bind(name)
         return self._bound[name]
@@ -339,13 +338,13 @@ class BatchEngine(Engine):
         return self._varied[name]
 
     def refresh_constants(self, ids: NDArray[np.int64]) -> None:
-        """Derives the constants of some simulations."""
+        """Recomputes the constants of some simulations."""
         self._batch.set_const(ids)
         self._refreshed[ids] = True
 
     def place(self, ids: NDArray[np.int64], qpos: Array, qvel: Array) -> None:
-        """Starts some simulations afresh."""
-        self._state[ids] = self._initial_state  # quicker than the batch's own reset
+        """Resets some simulations."""
+        self._state[ids] = self._initial_state  # faster than the batch's own reset
         self.qpos[ids] = qpos
         self.qvel[ids] = qvel
         self._batch.forward(ids)
@@ -365,7 +364,7 @@ class BatchEngine(Engine):
             self.diverged = unstable if self.diverged is None else unstable | self.diverged
 
     def contact_forces(self) -> Array:
-        """Takes each simulation's constraint forces from its own data."""
+        """Computes the wrenches from the constraint forces of each simulation."""
         if self._scratch is None:
             raise RuntimeError("contact forces were not asked for when the engine was built")
         out = np.empty((self.num, self.model.nbody, 6))
@@ -376,7 +375,7 @@ class BatchEngine(Engine):
         return out
 
     def data(self, index: int) -> mujoco.MjData:
-        """Returns a copy, forwarded."""
+        """Returns a copy after a forward pass."""
         data = self._batch.get_data(index)
         model = self._batch.get_model(index) if self._varied else self.model
         mujoco.mj_forward(model, data)

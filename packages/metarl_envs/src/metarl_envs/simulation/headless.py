@@ -1,4 +1,4 @@
-"""Choosing how MuJoCo draws, before it is imported."""
+"""Selection of MuJoCo's OpenGL backend, before MuJoCo is imported."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 
 def prefer_headless_rendering() -> None:
-    """Lets MuJoCo render without a display, where one is absent and the user has not chosen.
+    """Lets MuJoCo render without a display if there is none and the user has not selected a backend.
 
-    MuJoCo chooses its OpenGL backend when it is imported, and its default needs a display.
+    MuJoCo selects its OpenGL backend when it is imported, and the default one needs a display.
     """
     if sys.platform != "linux" or "MUJOCO_GL" in os.environ:
         return

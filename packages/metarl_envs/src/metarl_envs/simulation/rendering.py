@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 _MARKER_COLOUR = np.array([0.15, 0.75, 0.3, 0.6], dtype=np.float32)
 
-# MuJoCo frees a renderer's objects in whichever OpenGL context is current, by number, so freeing one while
-# another draws destroys the other's. Renderers are therefore kept here until a moment when nobody draws.
+# MuJoCo frees a renderer's objects, by number, in the current OpenGL context. Freeing one renderer while
+# another draws would destroy objects of the other. They are therefore kept here until none is drawing.
 _open: list[mujoco.Renderer] = []
 _retired: list[mujoco.Renderer] = []
 
 
 def _retire(renderer: mujoco.Renderer) -> None:
-    """Marks a renderer as unused; the garbage collector may call this at any time, so it frees nothing."""
+    """Marks a renderer as unused. It frees nothing, because the garbage collector may call it at any time."""
     _retired.append(renderer)
 
 
@@ -38,14 +38,14 @@ def _free_all() -> None:
 
 @dataclass(frozen=True)
 class View:
-    """Where the camera is, and how large the goal is drawn.
+    """Camera position and size of the goal marker.
 
     Attributes:
-        distance: from the camera to the point it looks at, m.
-        elevation: of the camera's direction above the horizon, degrees; negative looks down.
-        marker: radius of the goal's sphere, m.
-        marker_height: of the sphere's centre above the floor, m.
-        centre: the point it looks at, m; None follows the robot.
+        distance: distance from the camera to the point that it looks at, m.
+        elevation: angle of the viewing direction above the horizon, degrees; negative: downwards.
+        marker: radius of the sphere that marks the goal, m.
+        marker_height: height of the sphere's centre above the floor, m.
+        centre: the point that the camera looks at, m; None follows the robot.
     """
 
     distance: float = 6.0
@@ -56,16 +56,16 @@ class View:
 
 
 class Renderer:
-    """Draws simulations of one model into arrays. Made at the first frame, not with the environment."""
+    """Draws simulations of one model into arrays. Created at the first frame, not with the environment."""
 
     def __init__(self, model: mujoco.MjModel, view: View, height: int, width: int) -> None:
         """Opens an off-screen OpenGL context.
 
         Args:
-            model: what is drawn.
-            view: from where.
-            height: of a frame, in pixels.
-            width: of a frame, in pixels.
+            model: the model to draw.
+            view: the camera view.
+            height: height of a frame in pixels.
+            width: width of a frame in pixels.
 
         Raises:
             RuntimeError: no OpenGL is available; the message says what to install or set.
@@ -94,7 +94,8 @@ class Renderer:
         self._retire = weakref.finalize(self, _retire, self._renderer)
         self._retire.atexit = False
         # MuJoCo shuts OpenGL down at exit, by a function that it registers with its first context.
-        # Contexts have to be freed before, so this one goes behind it: the last comes first.
+        # Contexts must be freed before that. Functions registered later run earlier, so this one is
+        # registered again after each context.
         atexit.unregister(_free_all)
         atexit.register(_free_all)
 
@@ -102,8 +103,8 @@ class Renderer:
         """Draws a simulation and marks a point.
 
         Args:
-            data: the simulation, forwarded.
-            goal: the point, of the floor `(2,)` or in space `(3,)`, or None.
+            data: the simulation after a forward pass.
+            goal: the point to mark, on the floor `(2,)` or in space `(3,)`, or None.
 
         Returns:
             The frame, `(height, width, 3)`.
