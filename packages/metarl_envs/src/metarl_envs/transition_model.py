@@ -43,6 +43,7 @@ class TransitionModel:
                 " MetaAnt-Crippled-v0"
             )
         self._body, self._objective = core.body, core.objective
+        self._assembly = core.assembly
 
     def reward(
         self,
@@ -61,10 +62,12 @@ class TransitionModel:
         """
         del observation
         vectors = np.asarray(tasks, dtype=np.float64)
+        of_body = self._assembly.body_part.read(vectors)
+        of_objective = self._assembly.objective_part.read(vectors)
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
-        applied = self._body.actuate(clipped, vectors)
+        applied = self._body.actuate(clipped, of_body)
         motion = self._body.motion_in(np.asarray(next_observation, dtype=np.float64), applied)
-        terms = [self._objective.judge(motion, vectors).progress, *self._objective.costs(motion)]
+        terms = [self._objective.judge(motion, of_objective).progress, *self._objective.costs(motion)]
         return np.asarray(np.sum(terms, axis=0))
 
     def terminated(self, next_observation: NDArray[Any]) -> NDArray[np.bool_]:

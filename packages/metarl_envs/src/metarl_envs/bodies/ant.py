@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import mujoco
@@ -135,9 +135,9 @@ class Ant(InPlane, MujocoBody):
 class AntShort(ShortBody):
     """N ants of the rllab lineage: the same body on an older engine's inertias, softer contacts, 0.02 s.
 
-    With a dynamics, the second task parameter says whether it holds: `low_friction` scales the friction of
-    every geom, the floor included, because contacts take the larger of two; `crippled` cuts both motors of a
-    leg off.
+    With a dynamics, the task parameter of its name says whether it holds: `low_friction` scales the friction
+    of every geom, the floor included, because contacts take the larger of two; `crippled` cuts both motors of
+    a leg off.
     """
 
     actions = Ant.actions
@@ -185,17 +185,22 @@ class AntShort(ShortBody):
             self._full_friction = self.model.geom_friction.copy()
             self.engine.vary("geom_friction")
 
+    @property
+    def task_parameters(self) -> Mapping[str, float | None]:
+        """Whether the dynamics holds, if there is one."""
+        return {} if self._dynamics is None else {self._dynamics: None}
+
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
         """Sets the friction, where the family varies it."""
         if self._dynamics == "low_friction":
-            factors = np.where(vectors[:, 1] > 0, self._friction, 1.0)
+            factors = np.where(vectors[:, 0] > 0, self._friction, 1.0)
             self.engine.vary("geom_friction")[ids] = self._full_friction * factors[:, None, None]
 
     def actuate(self, actions: Array, vectors: Array) -> Array:
         """Zeroes the motors of a dead leg; costs are charged on what is left."""
         if self._dynamics != "crippled":
             return actions
-        return np.where((vectors[:, 1:2] > 0) & self._dead_motors, 0.0, actions)
+        return np.where((vectors > 0) & self._dead_motors, 0.0, actions)
 
     def observe(self, out: NDArray[np.floating]) -> None:
         """Writes the torso's rotation matrix, and the rest."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import mujoco
@@ -43,8 +43,8 @@ def build_model() -> mujoco.MjModel:
 class MoveBoxBall(MujocoBody):
     """N jumping balls, each with a box. The tracked point is the box.
 
-    The first two task parameters say where the box starts. Of dm_control's observables those are left out
-    that are constant (the end effector is the head itself) or that others hold (height and z axis).
+    The task parameters `box_x` and `box_y` say where the box starts. Of dm_control's observables those are
+    left out that are constant (the end effector is the head itself) or that others hold (height and z axis).
     """
 
     actions = (
@@ -96,9 +96,14 @@ class MoveBoxBall(MujocoBody):
         for name in ("xpos", "xquat", "xmat", "sensordata"):
             self.engine.derived(name)
 
+    @property
+    def task_parameters(self) -> Mapping[str, float | None]:
+        """Where the box starts."""
+        return {"box_x": None, "box_y": None}
+
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
         """Notes where the boxes start, from the next episode on."""
-        self._boxes[ids] = vectors[:, :2]
+        self._boxes[ids] = vectors
 
     def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
         """Places each box, and each ball away from it."""

@@ -1,7 +1,8 @@
-"""The planar walker and hopper whose masses, inertias, damping and friction are the task."""
+"""The planar walker and hopper, whose masses, inertias, damping and friction may be the task."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import mujoco
@@ -16,10 +17,11 @@ _LARGEST_SPEED = 10.0  # observed velocities are clipped to ±10, as in Gymnasiu
 
 
 class ParameterBody(OnLine, MujocoBody):
-    """A planar runner whose task multiplies model parameters.
+    """A planar runner whose task may multiply model parameters.
 
-    The task vector holds, in this order, a multiplier per body's mass, per body's three principal inertias,
-    per degree of freedom's damping and per geom's three friction coefficients; world and floor included.
+    There is a multiplier per body's mass, per body's three principal inertias, per degree of freedom's
+    damping and per geom's three friction coefficients; world and floor included. A family's tasks have all of
+    them, some or none; the others are 1.
     """
 
     asset: ClassVar[str]
@@ -52,8 +54,11 @@ class ParameterBody(OnLine, MujocoBody):
             name: getattr(model, name).copy()
             for name in ("body_mass", "body_inertia", "dof_damping", "geom_friction")
         }
-        for name in self._defaults:
-            self.engine.vary(name)
+
+    @property
+    def task_parameters(self) -> Mapping[str, float | None]:
+        """The multipliers."""
+        return dict.fromkeys(parameter_names(self.model), 1.0)
 
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
         """Writes the multiplied parameters."""

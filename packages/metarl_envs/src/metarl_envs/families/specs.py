@@ -66,7 +66,11 @@ _ARGUMENT_KEYS = {
 }
 _PROVENANCE_KEYS = {"variant": schema.text(), "same": schema.text(), "differs": schema.text()}
 _SUBSET_KEYS = {"split": schema.text(), "count": schema.integer(1), "doc": schema.text()}
-_HISTORY_KEYS = {"version": schema.text(), "change": schema.text()}
+_HISTORY_KEYS = {
+    "version": schema.text(),
+    "change": schema.text(),
+    "released": schema.text(required=False),
+}
 
 
 def _arguments(file: str, table: Mapping[str, Any]) -> dict[str, Argument]:
@@ -158,6 +162,8 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
     parameters = content["parameters"]
     schema.check(file, "parameters", parameters, _PARAMETER_KEYS)
     size = len(parameters["names"])
+    if len(set(parameters["names"])) != size:
+        raise SpecError(f"{file}: parameters.names must not repeat a name")
     for key in ("units", "low", "high"):
         if len(parameters[key]) != size:
             raise SpecError(f"{file}: parameters.{key} must have {size} elements, one per name")

@@ -7,7 +7,9 @@ batched over N simulations, and returns one array per reward term. It knows no s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,6 +65,12 @@ class Objective(ABC):
     """The progress term in mathematics, for the documentation page."""
     success_text: ClassVar[str]
     """What counts as success, for the documentation page."""
+    task_forms: Mapping[tuple[str, ...], int]
+    """The forms that a task may have.
+
+    Names of the parameters that the objective reads, in the order in which it gets them -> the number of
+    coordinates of the motion that it compares with them.
+    """
     extra_info: ClassVar[dict[str, str]] = {}
     """Further `info` keys and what they mean."""
     ends_on_success: bool = False
@@ -113,7 +121,7 @@ class Objective(ABC):
 
         Args:
             motion: what the body did.
-            tasks: the task parameters, `(N, P)`.
+            tasks: the parameters of one of `task_forms`, `(N, R)`.
         """
 
     @abstractmethod
@@ -122,7 +130,7 @@ class Objective(ABC):
 
         Args:
             position: the tracked point of one simulation, `(D,)`.
-            task: its parameters, `(P,)`.
+            task: its parameters, `(R,)`.
             seconds: since the episode began.
         """
 
@@ -171,11 +179,9 @@ class Objective(ABC):
 
 
 class Velocity(Objective):
-    """Run at the task's velocity, along x or in the plane.
+    """Run at the task's velocity, along x or in the plane."""
 
-    Each of the task's parameters is the velocity along one axis, x first.
-    """
-
+    task_forms = MappingProxyType({("velocity",): 1, ("velocity_x", "velocity_y"): 2})
     progress_name = "velocity"
     progress_formula = "-Σ |v - velocity|, over the task's axes"
     success_text = "within 0.2 m/s of the task's velocity on every axis (our choice; no original has one)"
@@ -197,11 +203,9 @@ class Velocity(Objective):
 
 
 class Direction(Objective):
-    """Run forward or backward along x, as fast as possible.
+    """Run forward or backward along x, as fast as possible."""
 
-    The first task parameter is the direction; others are the body's.
-    """
-
+    task_forms = MappingProxyType({("direction",): 1})
     progress_name = "velocity"
     progress_formula = "direction · v_x"
     success_text = "at least 1 m/s in the task's direction (our choice; no original has one)"
@@ -219,6 +223,7 @@ class Direction(Objective):
 class Direction2D(Objective):
     """Run in the task's direction in the plane, an angle from the x axis, as fast as possible."""
 
+    task_forms = MappingProxyType({("angle",): 2})
     progress_name = "velocity"
     success_text = "at least 1 m/s in the task's direction (our choice; no original has one)"
 
@@ -248,6 +253,7 @@ class Direction2D(Objective):
 class Forward(Objective):
     """Run forward along x, as fast as possible, whatever the task, which is the body's physics."""
 
+    task_forms = MappingProxyType({(): 1})
     progress_name = "velocity"
     progress_formula = "v_x"
     success_text = "at least 1 m/s forward (our choice; no original has one)"
@@ -265,6 +271,7 @@ class Forward(Objective):
 class Goal(Objective):
     """Go to the task's point in the plane."""
 
+    task_forms = MappingProxyType({("goal_x", "goal_y"): 2})
     progress_name = "goal"
 
     def __init__(
@@ -306,7 +313,7 @@ class Goal(Objective):
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Measures the distance to the goal."""
-        delta = motion.position - tasks
+        delta = motion.position[:, :2] - tasks
         squares = np.vecdot(delta, delta)
         success = squares <= self.radius**2
         if self.norm == 1:
@@ -323,19 +330,19 @@ class Goal(Objective):
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
         """Returns the goal."""
-        return task[:2].copy()
+        return task.copy()
 
 
 class OnTarget(Objective):
-    """Bring the tracked point to the task's target, which its last parameters are."""
+    """Bring the tracked point to the task's target, in the plane or in space."""
 
     progress_name = "target"
+    task_forms = MappingProxyType({("target_x", "target_y"): 2, ("target_x", "target_y", "target_z"): 3})
 
     def __init__(
         self,
         bonus: float = 1.0,
         radius: float = 1.0,
-        axes: int = 2,
         ends: bool = True,
         reward: str = "sparse",
         **costs: Any,
@@ -345,7 +352,6 @@ class OnTarget(Objective):
         Args:
             bonus: what a step on the target earns.
             radius: the distance that counts as on the target, in metres.
-            axes: the coordinates that count, x first.
             ends: whether success ends an episode.
             reward: `sparse`, or `dense`: minus the distance in place of the bonus.
             **costs: costs, see `Objective`.
@@ -353,7 +359,6 @@ class OnTarget(Objective):
         super().__init__(**costs)
         self.bonus = bonus
         self.radius = radius
-        self.axes = axes
         self.ends_on_success = ends
         self.dense = reward == "dense"
         # Instances differ in their formulas, so these shadow the class's declarations.
@@ -362,14 +367,14 @@ class OnTarget(Objective):
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Measures the distance to the target."""
-        delta = motion.position[:, : self.axes] - tasks[:, -self.axes :]
+        delta = motion.position[:, : tasks.shape[1]] - tasks
         squares = np.vecdot(delta, delta)
         success = squares <= self.radius**2
         return Outcome(-np.sqrt(squares) if self.dense else success * self.bonus, success)
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
         """Returns the target."""
-        return task[-self.axes :].copy()
+        return task.copy()
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
