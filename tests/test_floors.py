@@ -21,7 +21,7 @@ FLOORS = {
         {"bodies"},
         {"families"},
         {"core"},
-        {"vector_env", "transition_model", "pages"},
+        {"vector_env", "transition_model", "pages", "freezing"},
         {"env", "evaluation"},
         {"__init__", "cli"},
     ),

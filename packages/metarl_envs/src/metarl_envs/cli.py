@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from metarl_envs.families import models, tables
-from metarl_envs.families.family import Family
+from metarl_envs.families import tables
 from metarl_envs.families.specs import family, registered_ids
 from metarl_envs.files import atomic_path
 
@@ -145,39 +144,13 @@ def render(
     print(path)
 
 
-def problems(f: Family) -> list[str]:
-    """Returns what is wrong with a family's frozen parts; empty when they hold."""
-    found = []
-    derived_tables = tables.derive(f)
-    for name, rows in tables.load(f).items():
-        derived = derived_tables[name]
-        # Sines and cosines may differ between machines in the last digit; the checksum, which load()
-        # has compared, guards the digits.
-        if not np.allclose(rows, derived, rtol=0.0, atol=1e-12):
-            found.append(f"the {name} table is not what the specification derives")
-        if not f.splits[name].distribution.contains(rows).all():
-            found.append(f"the {name} table has tasks outside its distribution")
-    return found + tables.overlaps(f, tables.load(f)) + _model_problems(f)
-
-
-def _model_problems(f: Family) -> list[str]:
-    from metarl_envs.core import build_core
-
-    found = []
-    for arguments in models.variants(f):
-        checksum = build_core(f, **arguments).model_checksum()
-        if checksum is not None and models.recorded_checksum(f, arguments) not in (None, checksum):
-            found.append(
-                f"the compiled model is not the one recorded for MuJoCo {models.record_key(f, arguments)}"
-            )
-    return found
-
-
 @tasks_app.command()
 def verify(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of families (default: all).")] = None,
 ) -> None:
     """Derive the task tables again, compare them with the frozen ones, and check the compiled models."""
+    from metarl_envs.freezing import problems
+
     failed = False
     for family_id in ids or registered_ids():
         try:
@@ -233,18 +206,23 @@ def plot(
     print(path)
 
 
-@tasks_app.command()
-def freeze(family_id: FamilyId) -> None:
-    """Write the task tables of a new family, or of a new split, and record their checksums."""
-    from metarl_envs.core import build_core
+@tasks_app.command("freeze")
+def freeze_tables(family_id: FamilyId) -> None:
+    """Check a new family, or a new split; write its task tables and record the checksums."""
+    from metarl_envs.freezing import freeze
 
     f = family(family_id)
-    new = tables.freeze(f)
-    for arguments in models.variants(f):
-        checksum = build_core(f, **arguments).model_checksum()
-        if checksum is not None and models.recorded_checksum(f, arguments) is None:
-            tables.record_checksums("models", f.id, {models.record_key(f, arguments): checksum})
-    print(f"{f.id}: frozen {', '.join(new)}")
+    print(f"{f.id}: frozen {', '.join(freeze(f))}")
+
+
+@tasks_app.command("unfreeze")
+def unfreeze_tables(family_id: FamilyId) -> None:
+    """Remove the task tables and checksums of a family that has not been released."""
+    from metarl_envs.freezing import unfreeze
+
+    f = family(family_id)
+    unfreeze(f)
+    print(f"{f.id}: not frozen")
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ class Family:
         table_options: that rule's further numbers.
         subsets: name -> `Subset` of a split.
         provenance: rows of the provenance table (`variant`, `same`, `differs`).
-        history: rows of the version history (`version`, `change`).
+        history: rows of the version history (`version`, `change`, and `released` once it is).
     """
 
     id: str
@@ -95,6 +95,13 @@ class Family:
     subsets: Mapping[str, Subset]
     provenance: tuple[Mapping[str, str], ...]
     history: tuple[Mapping[str, str], ...]
+
+    @property
+    def released(self) -> str | None:
+        """The release that first contained this version of the family, by its history, or None for none."""
+        version = self.id.rpartition("-")[2]
+        rows = (row for row in self.history if row["version"] == version)
+        return next((row["released"] for row in rows if "released" in row), None)
 
     @property
     def task_space(self) -> Box:

@@ -56,6 +56,16 @@ class Tabled(Protocol):
         ...
 
     @property
+    def parameter_low(self) -> tuple[float, ...]:
+        """The lower bound of each column."""
+        ...
+
+    @property
+    def parameter_high(self) -> tuple[float, ...]:
+        """The upper bound of each column."""
+        ...
+
+    @property
     def train_equals_test(self) -> bool:
         """Whether train and test hold the same tasks."""
         ...
@@ -269,6 +279,18 @@ def overlaps(family: Tabled, tables: Mapping[str, Array]) -> list[str]:
     return found
 
 
+def faults(family: Tabled, tables: Mapping[str, Array]) -> list[str]:
+    """Returns what a family's tables must not be and are; empty where they are sound."""
+    found = []
+    low, high = np.asarray(family.parameter_low), np.asarray(family.parameter_high)
+    for name, rows in tables.items():
+        if not family.splits[name].distribution.contains(rows).all():
+            found.append(f"the {name} table has tasks outside its distribution")
+        if not ((rows >= low) & (rows <= high)).all():
+            found.append(f"the {name} table has tasks outside parameters.low and parameters.high")
+    return found + overlaps(family, tables)
+
+
 def freeze(family: Tabled) -> tuple[str, ...]:
     """Writes tables and their checksums into the specification folder: a new family's, or a new split's.
 
@@ -276,21 +298,24 @@ def freeze(family: Tabled) -> tuple[str, ...]:
         The splits that were frozen now.
 
     Raises:
-        SpecError: every split is frozen already, or the new ones share tasks with others. Frozen tables
-            never change: another table is another version of the family.
+        SpecError: every split is frozen already, or the tables have `faults`. Frozen tables never change:
+            another table is another version of the family.
     """
     path = _path(family)
     frozen = _read(path) if path.exists() else {}
     new = tuple(name for name in family.splits if name not in frozen)
     if not new:
-        raise SpecError(f"{family.id} is frozen already; a changed table needs a new version (-v1)")
+        raise SpecError(
+            f"{family.id} is frozen already; a changed table needs a new version (-v1), or, before the"
+            " first release, `metarl-envs tasks unfreeze`"
+        )
     for name, rows in frozen.items():
         if name not in family.splits:
             raise SpecError(f"{path.name}: holds the split {name!r}, which {family.id} does not have")
         _check(family, name, rows)
     tables = {name: frozen.get(name, rows) for name, rows in derive(family).items()}
-    if shared := overlaps(family, tables):
-        raise SpecError(f"{family.id}: {'; '.join(shared)}")
+    if found := faults(family, tables):
+        raise SpecError(f"{family.id}: {'; '.join(found)}")
     with atomic_path(path) as file:
         file.write_text(readable_json({k: rows.tolist() for k, rows in tables.items()}) + "\n")
     record_checksums(
@@ -299,13 +324,36 @@ def freeze(family: Tabled) -> tuple[str, ...]:
     return new
 
 
+def unfreeze(family: Tabled) -> None:
+    """Removes a family's frozen tables and all its checksums.
+
+    Raises:
+        SpecError: nothing of it is frozen.
+    """
+    path = _path(family)
+    recorded = any(family.id in entries for entries in checksums().values())
+    if not recorded and not path.exists():
+        raise SpecError(f"{family.id} is not frozen")
+    # A table without checksum is refused; should the second step fail, the next attempt removes it.
+    for kind in ("tables", "models"):
+        _write_checksums(kind, family.id, {})
+    path.unlink(missing_ok=True)
+
+
 def record_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> None:
     """Adds checksums of a family to `checksums.json`, under `tables` or `models`."""
+    recorded = json.loads((spec_directory() / "checksums.json").read_text())[kind]
+    others = {k: v for k, v in recorded.get(family_id, {}).items() if k not in values}
+    _write_checksums(kind, family_id, others | dict(values))  # a family's splits stay in their order
+
+
+def _write_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> None:
+    """Replaces the checksums of a family; without any it has no entry."""
     path = spec_directory() / "checksums.json"
     content = json.loads(path.read_text())
-    others = {k: v for k, v in content[kind].get(family_id, {}).items() if k not in values}
-    content[kind][family_id] = others | dict(values)  # a family's splits stay in their order
-    content[kind] = dict(sorted(content[kind].items()))
+    content[kind].pop(family_id, None)
+    if values:
+        content[kind] = dict(sorted((content[kind] | {family_id: dict(values)}).items()))
     with atomic_path(path) as file:
         file.write_text(readable_json(content) + "\n")
     checksums.cache_clear()
