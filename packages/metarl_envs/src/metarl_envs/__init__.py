@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metarl_envs.families.family import Family
-from metarl_envs.families.registration import register_families
+from metarl_envs.families.registration import register_families, register_plugins, register_specs
 from metarl_envs.families.schema import SpecError
 from metarl_envs.families.specs import family, registered_ids
 from metarl_envs.families.task import Task
@@ -33,10 +33,9 @@ __all__ = [
     "TransitionModel",
     "__version__",
     "family",
+    "register_specs",
     "registered_ids",
 ]
-
-register_families()
 
 
 def __getattr__(name: str) -> Any:
@@ -54,3 +53,8 @@ def __getattr__(name: str) -> Any:
 
         return MetaVectorEnv
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_families()
+# After everything else: the package of a plug-in may import this one.
+register_plugins()

@@ -63,7 +63,7 @@ def freeze(family: Family) -> tuple[str, ...]:
         if checksum is not None and models.recorded_checksum(family, arguments) is None:
             compiled[models.record_key(family, arguments)] = checksum
     new = tables.freeze(family)
-    tables.record_checksums("models", family.id, compiled)
+    tables.record_checksums(family, "models", compiled)
     return new
 
 

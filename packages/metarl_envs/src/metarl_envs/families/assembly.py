@@ -18,7 +18,7 @@ from metarl_envs.bodies import body_class
 from metarl_envs.bodies.base import Body
 from metarl_envs.families.family import Family
 from metarl_envs.families.schema import SpecError, check_options, listed, suggestion
-from metarl_envs.simulation.objectives import OBJECTIVES, Objective
+from metarl_envs.simulation.objectives import Objective, objective_class
 
 Array = NDArray[np.float64]
 
@@ -111,18 +111,38 @@ def assemble(
         of = family.arguments[name].of
         for owner in ("body", "objective") if of == "both" else (of,):
             options[owner][name] = value
-    make: Callable[..., Body] = body_class(family.body)
-    check_options(f"{family.id}.toml: the body {family.body!r}", body_class(family.body), options["body"])
+    robot = _imported(family, "body", family.body, body_class, Body)
+    check_options(f"{family.id}.toml: the body {family.body!r}", robot, options["body"])
+    make: Callable[..., Body] = robot
     make_body: Callable[[int, int], Body] = functools.partial(make, **options["body"])
     body = make_body(num, num_threads)
     if not body.reports_contact_forces:
         # The specification gives the term's weight; whether there is one is the body's to say.
         for name in ("contact_cost", "contact_limit"):
             options["objective"].pop(name, None)
-    judge = OBJECTIVES[family.objective]
+    judge = _imported(family, "objective", family.objective, objective_class, Objective)
     check_options(f"{family.id}.toml: the objective {family.objective!r}", judge, options["objective"])
     objective = judge(**options["objective"])
     return Assembly(body, objective, *_task_parts(family, body, objective), resolved, make_body)
+
+
+def _imported(
+    family: Family, key: str, name: str, find: Callable[[str], type[Any]], base: type[Any]
+) -> type[Any]:
+    """Returns the class that a specification names.
+
+    Raises:
+        SpecError: it cannot be imported, or is no `base`.
+    """
+    try:
+        found = find(name)
+    except (ImportError, AttributeError) as error:
+        if ":" not in name:
+            raise  # one of this package's own: its dependencies are broken, not the specification
+        raise SpecError(f"{family.id}.toml: {key} {name!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise SpecError(f"{family.id}.toml: {key} {name!r} is not a subclass of {base.__name__}")
+    return found
 
 
 def _task_parts(family: Family, body: Body, objective: Objective) -> tuple[TaskPart, TaskPart]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,11 @@ class Family:
 
     Attributes:
         id: the Gymnasium id, with its version; also the specification's file name.
+        directory: where that file, the frozen tables and their checksums are.
         title: one line.
         summary: a paragraph for the documentation page.
-        body: name of the body, a module in `metarl_envs.bodies`.
-        objective: name of the objective in `metarl_envs.simulation.objectives`.
+        body: name of the body in `metarl_envs.bodies`, or where its class is, as `package.module:Class`.
+        objective: name of the objective in `metarl_envs.simulation.objectives`, or where its class is.
         horizon: the time limit in steps.
         train_equals_test: whether train and test hold the same tasks, as they must where a family has
             only two.
@@ -72,6 +74,7 @@ class Family:
     """
 
     id: str
+    directory: Path
     title: str
     summary: str
     body: str

@@ -9,9 +9,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class SpecError(ValueError):
@@ -92,6 +95,15 @@ def one_of(names: Iterable[str], required: bool = True) -> Key:
     """One of the given strings."""
     names = tuple(names)
     return Key(lambda v: v in names, f"one of {listed(names)}", required)
+
+
+def class_name(names: Iterable[str]) -> Key:
+    """One of the given names of classes, or where another class is: `package.module:Class`."""
+    names = tuple(names)
+    return Key(
+        lambda v: isinstance(v, str) and (v in names or bool(_CLASS_PATH.fullmatch(v))),
+        f"one of {listed(names)}, or 'package.module:Class'",
+    )
 
 
 def texts(required: bool = True) -> Key:

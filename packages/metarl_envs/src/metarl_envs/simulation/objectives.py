@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -386,3 +387,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "on_target": OnTarget,
 }
 """Objective name in a specification -> class."""
+
+
+def objective_class(name: str) -> type[Objective]:
+    """Returns the class of an objective in `OBJECTIVES`, or of one given as `package.module:Class`."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, attribute = name.split(":")
+    found: type[Objective] = getattr(import_module(module), attribute)
+    return found
