@@ -17,7 +17,7 @@ from contract_helpers import (
 )
 
 import metarl_envs
-from metarl_envs.families import directories, specs, tables
+from metarl_envs.families import specs, tables
 
 GLOBAL_DRAWS = (
     "beta", "bytes", "choice", "exponential", "gamma", "normal", "permutation", "rand", "randint", "randn",
@@ -47,7 +47,7 @@ def _whole_life(family_id, arguments, seed):
 
 
 def _specification(family_id):
-    return directories.spec_directory() / f"{family_id}.toml"
+    return metarl_envs.family(family_id).directory / f"{family_id}.toml"
 
 
 @pytest.mark.long

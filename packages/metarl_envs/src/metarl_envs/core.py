@@ -198,7 +198,7 @@ class Core:
 
     def _observe(self) -> NDArray[np.float32]:
         observation = np.empty(self.observation.shape, dtype=np.float32)
-        self.body.observe(observation)
+        self.body.write_observations(observation)
         if self.observe_task:
             observation[:, self._body_size :] = self._vectors
         return observation

@@ -108,7 +108,7 @@ class Ant(InPlane, MujocoBody):
             rows += (Row(84, "contact torque and force on 14 bodies, clipped to [-1, 1]", "N·m, N"),)
         return rows
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes positions, velocities and, if asked for, the clipped contact wrenches."""
         split = 15 - self._first
         out[:, :split] = self.engine.qpos[:, self._first :]
@@ -124,7 +124,7 @@ class Ant(InPlane, MujocoBody):
         return None if bounds is None else if_any(outside(self.engine.qpos[:, 2], bounds))
 
     def contact_forces(self) -> Array | None:
-        """Returns the wrenches that the last `observe` computed."""
+        """Returns the wrenches that the last `write_observations` computed."""
         return self._forces if self.reports_contact_forces else None
 
     def position(self) -> Array:
@@ -202,9 +202,9 @@ class AntShort(ShortBody):
             return actions
         return np.where((vectors > 0) & self._dead_motors, 0.0, actions)
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the torso's rotation matrix, and the rest."""
-        super().observe(out)
+        super().write_observations(out)
         out[:, 29:38] = self.engine.derived("xmat")[:, self._torso]
 
 
@@ -237,7 +237,7 @@ class SmallAnt(InPlane, MujocoBody):
             " [0.15, 0.45] m."
         )
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes positions and velocities."""
         out[:, :15] = self.engine.qpos
         out[:, 15:29] = self.engine.qvel

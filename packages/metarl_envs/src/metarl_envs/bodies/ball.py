@@ -118,7 +118,7 @@ class MoveBoxBall(MujocoBody):
             qpos[k, 8] = BOX_HALF_SIZE
         self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
         engine = self.engine
         xpos, xmat = engine.derived("xpos"), engine.derived("xmat").reshape(self.num, -1, 9)

@@ -101,7 +101,7 @@ class Body(ABC):
         """
 
     @abstractmethod
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observations of all simulations into `out`, `(N, O)`."""
 
     @abstractmethod

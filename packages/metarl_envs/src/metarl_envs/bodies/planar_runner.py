@@ -75,7 +75,7 @@ class ParameterBody(OnLine, MujocoBody):
         if self._physical:
             self.engine.refresh_constants(ids)
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes positions without x, and clipped velocities."""
         split = self.model.nq - 1
         out[:, :split] = self.engine.qpos[:, 1:]

@@ -67,7 +67,7 @@ class Point(Body):
         else:
             self._positions[ids] += _STEP * actions[ids]
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the position."""
         out[:, :2] = self._positions
 

@@ -90,7 +90,7 @@ class ShortBody(InPlane, MujocoBody):
             Row(3, "velocity of the centre of mass", "m/s"),
         )
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes everything but the middle rows."""
         nq, nv = self.model.nq, self.model.nv
         out[:, :nq] = self.engine.qpos
