@@ -16,7 +16,7 @@ from metarl_envs.families.assembly import assemble
 from metarl_envs.families.family import Family
 from metarl_envs.families.task import Task
 from metarl_envs.simulation.headless import prefer_headless_rendering
-from metarl_envs.simulation.objectives import Motion
+from metarl_envs.simulation.motion import Motion
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -257,7 +257,7 @@ class Core:
         diverged, fallen = body.diverged, body.fallen()
         motion = Motion(position, velocity, actions, body.contact_forces(), fallen)
         outcome = objective.judge(motion, self._objective_vectors)
-        terms = [outcome.progress, *objective.costs(motion)]
+        terms = objective.terms(outcome, motion)
         info: Info = dict(zip(objective.term_names, terms, strict=True))
         if outcome.extras is not None:
             info.update(outcome.extras)

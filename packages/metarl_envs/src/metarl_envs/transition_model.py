@@ -67,7 +67,7 @@ class TransitionModel:
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         applied = self._body.actuate(clipped, of_body)
         motion = self._body.motion_in(np.asarray(next_observation, dtype=np.float64), applied)
-        terms = [self._objective.judge(motion, of_objective).progress, *self._objective.costs(motion)]
+        terms = self._objective.terms(self._objective.judge(motion, of_objective), motion)
         return np.asarray(np.sum(terms, axis=0))
 
     def terminated(self, next_observation: NDArray[Any]) -> NDArray[np.bool_]:

@@ -90,7 +90,7 @@ class Ant(InPlane, MujocoBody):
         self._forces = np.zeros((num, model.nbody * 6))
         self._first = 0 if observe_position else 2
         self._healthy_height = healthy_height
-        self.end_text = (  # type: ignore[misc]  # families differ
+        self.end_text = (
             _NEVER_ENDS
             if healthy_height is None
             else f"When the torso's height leaves [{healthy_height[0]}, {healthy_height[1]}] m,"
@@ -232,7 +232,7 @@ class SmallAnt(InPlane, MujocoBody):
         model = compile_with_mass(spec, 24.0)
         super().__init__(model, num, num_threads, frame_skip, start=(0, 0, 0.25, 1, 0, 0, 0, *_BENT))
         self._healthy_height = (0.15, 0.45) if termination == "legacy" else None
-        self.end_text = (  # type: ignore[misc]
+        self.end_text = (
             f"{_NEVER_ENDS} With `termination='legacy'`, on arrival and when the torso's height leaves"
             " [0.15, 0.45] m."
         )

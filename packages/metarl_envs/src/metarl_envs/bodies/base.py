@@ -50,9 +50,9 @@ class Body(ABC):
 
     actions: ClassVar[tuple[Row, ...]]
     """The action table."""
-    start_text: ClassVar[str]
+    start_text: str
     """The distribution of starting states."""
-    end_text: ClassVar[str]
+    end_text: str
     """When an episode terminates (the time limit truncates)."""
     info_keys: ClassVar[dict[str, str]] = {}
     """Keys of `info` that the body fills, and what they mean."""

@@ -38,9 +38,7 @@ class Point(Body):
         self.dt = 1.0
         self._positions = np.zeros((num, 2))
         self._from_square = start == "square"
-        self.start_text = (  # type: ignore[misc]  # the two families start differently
-            "Uniform in the square [-1, 1]²." if self._from_square else "The origin."
-        )
+        self.start_text = "Uniform in the square [-1, 1]²." if self._from_square else "The origin."
 
     @property
     def observations(self) -> tuple[Row, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Mask, Row, if_any, outside
 from metarl_envs.bodies.modelling import compile_with_mass
 from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
-from metarl_envs.simulation.objectives import Motion
+from metarl_envs.simulation.motion import Motion
 
 
 def add_centre_of_mass(spec: mujoco.MjSpec, root: str) -> None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from metarl_envs.bodies import body_class
 from metarl_envs.bodies.base import Body
 from metarl_envs.families.family import Family
-from metarl_envs.families.schema import SpecError, check_options, listed, suggestion
+from metarl_envs.families.schema import SpecError, check_options, keyword_options, listed, suggestion
+from metarl_envs.simulation.costs import COST_OPTIONS, ContactCost
 from metarl_envs.simulation.objectives import Objective, objective_class
 
 Array = NDArray[np.float64]
@@ -112,16 +113,17 @@ def assemble(
         for owner in ("body", "objective") if of == "both" else (of,):
             options[owner][name] = value
     robot = _imported(family, "body", family.body, body_class, Body)
-    check_options(f"{family.id}.toml: the body {family.body!r}", robot, options["body"])
+    check_options(f"{family.id}.toml: the body {family.body!r}", keyword_options(robot), options["body"])
     make: Callable[..., Body] = robot
     make_body: Callable[[int, int], Body] = functools.partial(make, **options["body"])
     body = make_body(num, num_threads)
     if not body.reports_contact_forces:
         # The specification gives the term's weight; whether there is one is the body's to say.
-        for name in ("contact_cost", "contact_limit"):
+        for name in ContactCost.options():
             options["objective"].pop(name, None)
     judge = _imported(family, "objective", family.objective, objective_class, Objective)
-    check_options(f"{family.id}.toml: the objective {family.objective!r}", judge, options["objective"])
+    known = (*keyword_options(judge), *COST_OPTIONS)
+    check_options(f"{family.id}.toml: the objective {family.objective!r}", known, options["objective"])
     objective = judge(**options["objective"])
     return Assembly(body, objective, *_task_parts(family, body, objective), resolved, make_body)
 

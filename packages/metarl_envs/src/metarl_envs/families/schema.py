@@ -32,22 +32,28 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def check_options(where: str, cls: type, options: Iterable[str]) -> None:
-    """Checks the names of keyword options against those that a class and its bases take.
-
-    Args:
-        where: what the options are of, for the message.
-        cls: the class they are passed to.
-        options: their names.
-
-    Raises:
-        SpecError: one is unknown.
-    """
+def keyword_options(cls: type) -> tuple[str, ...]:
+    """Returns the names of the keyword options that a class and its bases take."""
     known: dict[str, None] = {}
     for base in cls.__mro__:
         for name, parameter in inspect.signature(base.__init__).parameters.items():  # type: ignore[misc]
             if parameter.default is not inspect.Parameter.empty:
                 known[name] = None
+    return tuple(known)
+
+
+def check_options(where: str, known: Iterable[str], options: Iterable[str]) -> None:
+    """Checks the names of keyword options.
+
+    Args:
+        where: what the options are of, for the message.
+        known: the names that there are.
+        options: the names that were given.
+
+    Raises:
+        SpecError: one is unknown.
+    """
+    known = tuple(known)
     for name in options:
         if name not in known:
             raise SpecError(

@@ -16,26 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-
-@dataclass(slots=True)
-class Motion:
-    """What a body did in one step.
-
-    Attributes:
-        position: of the body's tracked point after the step, `(N, D)`, in metres.
-        velocity: its finite difference over the step, `(N, D)`, in metres per second.
-        actions: the applied actions after clipping to [-1, 1], `(N, A)`.
-        contact_forces: external wrenches per body, `(N, bodies · 6)`, where the body was asked for them.
-        fallen: which simulations are in a state that ends their episode, `(N,)`, or None for none.
-    """
-
-    position: Array
-    velocity: Array
-    actions: Array
-    contact_forces: Array | None = None
-    fallen: NDArray[np.bool_] | None = None
+from metarl_envs.simulation.costs import costs_of
+from metarl_envs.simulation.motion import Array, Motion
 
 
 @dataclass(slots=True)
@@ -57,14 +39,15 @@ class Objective(ABC):
     """The reward of a family: one progress term and the costs that its options switch on.
 
     Attributes:
+        costs: the terms beside the progress term.
         term_names: the names of the reward terms, as `info` has them; the progress term is the first.
     """
 
     progress_name: ClassVar[str]
     """Name of the progress term; in `info` it is `reward_<progress_name>`."""
-    progress_formula: ClassVar[str]
+    progress_formula: str
     """The progress term in mathematics, for the documentation page."""
-    success_text: ClassVar[str]
+    success_text: str
     """What counts as success, for the documentation page."""
     task_forms: Mapping[tuple[str, ...], int]
     """The forms that a task may have.
@@ -72,49 +55,22 @@ class Objective(ABC):
     Names of the parameters that the objective reads, in the order in which it gets them -> the number of
     coordinates of the motion that it compares with them.
     """
-    extra_info: ClassVar[dict[str, str]] = {}
+    extra_info: Mapping[str, str] = MappingProxyType({})
     """Further `info` keys and what they mean."""
     ends_on_success: bool = False
     """Whether success ends the episode."""
 
-    def __init__(
-        self,
-        control_cost: float = 0.0,
-        contact_cost: float = 0.0,
-        contact_limit: float | None = None,
-        drift_cost: float = 0.0,
-        alive_bonus: float = 0.0,
-        step_cost: float = 0.0,
-        fall_cost: float = 0.0,
-    ) -> None:
-        """Sets costs and bonus; those that are zero bring no term.
+    def __init__(self, **costs: float | None) -> None:
+        """Sets costs and bonus.
 
         Args:
-            control_cost: weight of the squared actions.
-            contact_cost: weight of the squared contact forces that the body reports.
-            contact_limit: the most that contacts can cost in a step.
-            drift_cost: weight of the squared velocity along y and z.
-            alive_bonus: a constant that every step earns.
-            step_cost: a constant that every step costs.
-            fall_cost: what ending an episode by a fall costs.
+            **costs: weights of the classes in `metarl_envs.simulation.costs`, by their options; those that
+                are zero bring no term.
         """
-        self.control_cost = control_cost
-        self.contact_cost = contact_cost
-        self.contact_limit = contact_limit
-        self.drift_cost = drift_cost
-        self.alive_bonus = alive_bonus
-        self.step_cost = step_cost
-        self.fall_cost = fall_cost
-        options = {
-            "control": control_cost,
-            "contact": contact_cost,
-            "drift": drift_cost,
-            "alive": alive_bonus,
-            "step": step_cost,
-            "fall": fall_cost,
-        }
-        used = [f"reward_{name}" for name, weight in options.items() if weight]
-        self.term_names = (f"reward_{self.progress_name}", *used)
+        self.costs = costs_of(costs)
+        self.term_names = tuple(
+            f"reward_{name}" for name in (self.progress_name, *(c.name for c in self.costs))
+        )
 
     @abstractmethod
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
@@ -138,45 +94,11 @@ class Objective(ABC):
     @property
     def formula(self) -> str:
         """The whole reward in mathematics."""
-        text = self.progress_formula
-        if self.control_cost:
-            text += f" - {self.control_cost:g} · Σ a²"
-        if self.contact_cost:
-            cost = f"{self.contact_cost:g} · Σ f²"
-            text += f" - {cost}" if self.contact_limit is None else f" - min({cost}, {self.contact_limit:g})"
-        if self.drift_cost:
-            text += f" - {self.drift_cost:g} · (v_y² + v_z²)"
-        if self.alive_bonus:
-            text += f" + {self.alive_bonus:g}"
-        if self.step_cost:
-            text += f" - {self.step_cost:g}"
-        if self.fall_cost:
-            text += f" - {self.fall_cost:g} if fallen"
-        return text
+        return " ".join((self.progress_formula, *(cost.formula for cost in self.costs)))
 
-    def costs(self, motion: Motion) -> list[Array]:
-        """Returns the further terms as rewards `(N,)`, in the order of `term_names` after the progress."""
-        result = []
-        if self.control_cost:
-            actions = motion.actions
-            result.append(np.vecdot(actions, actions) * -self.control_cost)
-        if self.contact_cost:
-            forces = motion.contact_forces
-            if forces is None:
-                raise ValueError("a contact cost needs a body that reports contact forces")
-            cost = np.vecdot(forces, forces) * self.contact_cost
-            result.append(-cost if self.contact_limit is None else -np.minimum(cost, self.contact_limit))
-        if self.drift_cost:
-            drift = motion.velocity[:, 1:3]
-            result.append(np.vecdot(drift, drift) * -self.drift_cost)
-        if self.alive_bonus:
-            result.append(np.full(len(motion.actions), self.alive_bonus))
-        if self.step_cost:
-            result.append(np.full(len(motion.actions), -self.step_cost))
-        if self.fall_cost:
-            fallen = np.zeros(len(motion.actions)) if motion.fallen is None else motion.fallen
-            result.append(fallen * -self.fall_cost)
-        return result
+    def terms(self, outcome: Outcome, motion: Motion) -> list[Array]:
+        """Returns the reward terms of a step, `(N,)` each, in the order of `term_names`."""
+        return [outcome.progress, *(cost.reward(motion) for cost in self.costs)]
 
 
 class Velocity(Objective):
@@ -237,7 +159,7 @@ class Direction2D(Objective):
         """
         self.velocity_weight = velocity_weight
         weight = "" if velocity_weight == 1.0 else f"{velocity_weight:g} · "
-        self.progress_formula = f"{weight}(v_x cos(angle) + v_y sin(angle))"  # type: ignore[misc]
+        self.progress_formula = f"{weight}(v_x cos(angle) + v_y sin(angle))"
         super().__init__(**costs)
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
@@ -301,13 +223,12 @@ class Goal(Objective):
         self.report_both = report_both
         self.ends_on_success = termination == "legacy"
         distance = "(|x - goal_x| + |y - goal_y|)" if norm == 1 else "‖(x, y) - goal‖"
-        # Instances differ in their formulas, so these shadow the class's declarations.
-        self.progress_formula = (  # type: ignore[misc]
+        self.progress_formula = (
             f"(1 - {distance} if {distance} ≤ {radius:g} else 0)" if self.sparse else f"-{distance}"
         )
-        self.success_text = f"within {radius:g} m of the goal"  # type: ignore[misc]
+        self.success_text = f"within {radius:g} m of the goal"
         if report_both:
-            self.extra_info = {  # type: ignore[misc]
+            self.extra_info = {
                 "dense_reward": "minus the distance to the goal, whichever reward is selected",
                 "sparse_reward": f"1 - distance within {radius:g} m of the goal, else 0, likewise",
             }
@@ -362,9 +283,8 @@ class OnTarget(Objective):
         self.radius = radius
         self.ends_on_success = ends
         self.dense = reward == "dense"
-        # Instances differ in their formulas, so these shadow the class's declarations.
-        self.progress_formula = "-distance" if self.dense else f"({bonus:g} if on target else 0)"  # type: ignore[misc]
-        self.success_text = f"on target: within {radius:g} m of it"  # type: ignore[misc]
+        self.progress_formula = "-distance" if self.dense else f"({bonus:g} if on target else 0)"
+        self.success_text = f"on target: within {radius:g} m of it"
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Measures the distance to the target."""
