@@ -19,7 +19,7 @@ from metarl_envs.families.task import Task
 
 if TYPE_CHECKING:
     from metarl_envs.env import MetaEnv
-    from metarl_envs.transition_model import TransitionModel
+    from metarl_envs.reward_model import RewardModel
     from metarl_envs.vector_env import MetaVectorEnv
 
 __version__ = "0.1.0"
@@ -28,9 +28,9 @@ __all__ = [
     "Family",
     "MetaEnv",
     "MetaVectorEnv",
+    "RewardModel",
     "SpecError",
     "Task",
-    "TransitionModel",
     "__version__",
     "family",
     "register_specs",
@@ -44,10 +44,10 @@ def __getattr__(name: str) -> Any:
         from metarl_envs.env import MetaEnv
 
         return MetaEnv
-    if name == "TransitionModel":
-        from metarl_envs.transition_model import TransitionModel
+    if name == "RewardModel":
+        from metarl_envs.reward_model import RewardModel
 
-        return TransitionModel
+        return RewardModel
     if name == "MetaVectorEnv":
         from metarl_envs.vector_env import MetaVectorEnv
 

@@ -42,7 +42,7 @@ class Argument:
     changes_model: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Family:
     """A set of tasks over one body and objective, as its specification file defines it.
 
@@ -98,6 +98,10 @@ class Family:
     subsets: Mapping[str, Subset]
     provenance: tuple[Mapping[str, str], ...]
     history: tuple[Mapping[str, str], ...]
+
+    def __repr__(self) -> str:
+        tasks = " / ".join(f"{split.count} {split.name}" for split in self.splits.values())
+        return f"<Family {self.id}: {self.body}, {self.objective}, {tasks} tasks>"
 
     @property
     def released(self) -> str | None:

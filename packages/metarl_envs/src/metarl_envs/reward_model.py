@@ -15,7 +15,7 @@ from metarl_envs.families.specs import family as find_family
 Array = NDArray[np.float64]
 
 
-class TransitionModel:
+class RewardModel:
     """What the environment would say of a transition, from its observations alone.
 
     Families of the rllab lineage (`...Short...`) have in their observations all that their reward and their
@@ -38,9 +38,9 @@ class TransitionModel:
         if not isinstance(core.body, ShortBody):
             core.close()
             raise ValueError(
-                f"the observations of {self.family.id} do not hold what its reward needs; the families that"
-                " have a transition model are those named ...Short..., MetaAnt-LowFriction-v0 and"
-                " MetaAnt-Crippled-v0"
+                f"the observations of {self.family.id} do not hold what its reward needs; families on bodies"
+                " of the rllab lineage have a reward model: those named ...Short..., MetaAnt-LowFriction-v0"
+                " and MetaAnt-Crippled-v0"
             )
         self._body, self._objective = core.body, core.objective
         self._assembly = core.assembly
