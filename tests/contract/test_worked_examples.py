@@ -7,6 +7,7 @@ import importlib
 import inspect
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import gymnasium
@@ -16,6 +17,7 @@ from contract_helpers import make_native, random_actions
 
 import metarl_envs
 from metarl_envs import cli
+from metarl_envs.evaluation import Protocol, RandomAgent, evaluate
 from metarl_envs.families import directories, specs, tables
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "my_robots" / "src"
@@ -91,3 +93,24 @@ def test_the_swimmer_is_gymnasiums():
         expected, gymnasiums, *_ = plain.step(action)
         np.testing.assert_array_equal(observation, expected.astype(np.float32))
         assert reward == pytest.approx(gymnasiums, abs=1e-9)  # it squares actions in float32
+
+
+@pytest.mark.parametrize("family_id", EXAMPLE_IDS)
+def test_evaluation_takes_them(family_id):
+    protocol = Protocol(adaptation_episodes=0, scored_episodes=1, num_tasks=2)
+    report = evaluate(RandomAgent(), family_id, protocol, env_arguments={"max_episode_steps": 5})
+    assert report.family == family_id
+    assert report.returns.shape == (1, 2, 1)
+
+
+def test_the_entry_point_names_the_folder():
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]
+    (package,) = project["entry-points"]["metarl_envs.specs"].values()
+    files = (EXAMPLES / package.replace(".", "/")).glob("*.toml")
+    assert tuple(sorted(path.stem for path in files)) == EXAMPLE_IDS
+
+
+@pytest.mark.parametrize("family_id", EXAMPLE_IDS)
+def test_they_have_pages(family_id, capsys, examples):
+    assert cli.run(cli.app, ["describe", family_id, "--specs", str(examples)]) == 0
+    assert capsys.readouterr().out.startswith(f"# {family_id}\n")

@@ -87,6 +87,8 @@ BROKEN = {
     "empty": (lambda d: (d / f"{NEW}.toml").unlink(), "has no specification"),
     "no TOML": (lambda d: (d / f"{NEW}.toml").write_text("title ="), f"{NEW}.toml"),
     "no horizon": (lambda d: _replace(d / f"{NEW}.toml", "horizon = 20", ""), "horizon is missing"),
+    "an unknown key": (lambda d: _replace(d / f"{NEW}.toml", "horizon =", "horizno ="), "horizno"),
+    "no such rule": (lambda d: _replace(d / f"{NEW}.toml", 'rule = "', 'rule = "no'), "table.rule"),
     "no version": (lambda d: (d / f"{NEW}.toml").rename(d / "MyPoint.toml"), "MyPoint.toml"),
     "a clash": (
         lambda d: shutil.copy(d / f"{NEW}.toml", d / "MetaPoint-Goal-v0.toml"),

@@ -14,7 +14,7 @@ from gymnasium.envs.registration import parse_env_id
 from metarl_envs.families import directories, schema, tables
 from metarl_envs.families.directories import Source
 from metarl_envs.families.schema import SpecError, listed
-from metarl_envs.families.specs import HORIZON, read_toml, registered_ids
+from metarl_envs.families.specs import HORIZON, parse, read_toml, registered_ids
 
 PLUGINS = "metarl_envs.specs"
 """The group of entry points that name directories of specifications."""
@@ -86,6 +86,9 @@ def _register_source(source: Source) -> tuple[str, ...]:
 def _checked_horizons(source: Source) -> dict[str, int]:
     """Returns the time limits of the families that are not registered yet.
 
+    Their specifications are read as a whole, so that a broken one is refused here and not in a command that
+    goes through all families.
+
     Raises:
         SpecError: the directory cannot be used.
     """
@@ -107,7 +110,8 @@ def _checked_horizons(source: Source) -> dict[str, int]:
         if taken := [other.name for other in others if family_id in other.ids]:
             raise SpecError(f"the id {family_id!r} is taken by {listed(taken)}; choose another name")
         if family_id not in gymnasium.registry:
-            horizons[family_id] = _horizon(source.directory, family_id)
+            content = read_toml(source.directory / f"{family_id}.toml")
+            horizons[family_id] = parse(family_id, content, source.directory).horizon
         elif not is_known:
             raise SpecError(f"the id {family_id!r} is taken in Gymnasium's registry; choose another name")
     return horizons
