@@ -1,7 +1,23 @@
-"""The option `--fast`, for a first answer in under a minute; see CONTRIBUTING.md."""
+"""The option `--fast`, for a first answer in under a minute (see CONTRIBUTING.md), and shared fixtures."""
 
+import gymnasium
 import pytest
 from representatives import BODY_IDS, IDS
+
+from metarl_envs.families import directories, specs, tables
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    """What a test registers is gone after it."""
+    before = set(gymnasium.registry)
+    caches = (specs.registered_ids, specs._family, tables.checksums)
+    monkeypatch.setattr(directories, "_added", [])
+    yield
+    for family_id in set(gymnasium.registry) - before:
+        del gymnasium.registry[family_id]
+    for cache in caches:
+        cache.cache_clear()
 
 
 def pytest_addoption(parser):

@@ -47,7 +47,7 @@ def _whole_life(family_id, arguments, seed):
 
 
 def _specification(family_id):
-    return tables.spec_directory() / f"{family_id}.toml"
+    return metarl_envs.family(family_id).directory / f"{family_id}.toml"
 
 
 @pytest.mark.long

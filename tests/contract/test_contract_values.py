@@ -28,7 +28,7 @@ from gymnasium.vector import AutoresetMode
 
 import metarl_envs
 from metarl_envs.bodies.rllab import ShortBody
-from metarl_envs.families import models
+from metarl_envs.families import models, tables
 
 
 @pytest.mark.parametrize("observe_task", [False, True])
@@ -226,7 +226,7 @@ def test_positions_and_velocities_agree(family_id):
 
 @each_mujoco_id
 def test_the_recorded_checksum_is_the_models(family_id):
-    recorded = metarl_envs.families.tables.checksums()["models"][family_id]
+    recorded = tables.checksums(metarl_envs.family(family_id).directory)["models"][family_id]
     assert "3.17" in recorded
     version = ".".join(mujoco.__version__.split(".")[:2])
     env, envs = metarl_envs.MetaEnv(family_id), metarl_envs.MetaVectorEnv(family_id, 2)
@@ -243,7 +243,7 @@ def test_every_model_of_a_family_has_a_checksum_of_its_own(family_id):
         assert models.recorded_checksum(family, arguments) == checksum
         found[models.record_key(family, arguments)] = checksum
     assert len(set(found.values())) == len(found)
-    recorded = metarl_envs.families.tables.checksums()["models"][family_id]
+    recorded = tables.checksums(metarl_envs.family(family_id).directory)["models"][family_id]
     versions = {key.split()[0] for key in recorded}
     assert set(recorded) == {f"{v}{key.removeprefix(version())}" for v in versions for key in found}
     # An argument that the model does not depend on has no model of its own.

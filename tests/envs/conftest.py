@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from metarl_envs.families import models, specs, tables
+from metarl_envs.families import directories, models, specs, tables
 from metarl_envs.simulation.headless import prefer_headless_rendering
 
 # Test modules import mujoco before any environment does, and it chooses its backend when imported.
@@ -15,8 +15,8 @@ prefer_headless_rendering()
 def spec_folder(tmp_path, monkeypatch):
     """A copy of the specifications that is read instead of the shipped ones."""
     folder = tmp_path / "tasks_spec"
-    shutil.copytree(tables.spec_directory(), folder)
-    monkeypatch.setattr(tables, "spec_directory", lambda: folder)
+    shutil.copytree(directories.spec_directory(), folder)
+    monkeypatch.setattr(directories, "spec_directory", lambda: folder)
     monkeypatch.setattr(models, "_checked", set())
     caches = (specs.registered_ids, specs._family, tables.checksums)
     for cache in caches:

@@ -18,7 +18,7 @@ from representatives import IDS, KIND_IDS, ids_with
 
 import metarl_envs
 from metarl_envs import cli
-from metarl_envs.families import models, specs, tables
+from metarl_envs.families import directories, models, specs, tables
 from metarl_envs.pages.frames import write_frames
 from metarl_envs.pages.page import page
 
@@ -125,7 +125,9 @@ def test_verify_finds_a_table_that_was_frozen_wrongly(run, spec_folder):
     path = spec_folder / "tables" / f"{family_id}.json"
     _rewrite(path, change)
     rows = np.array(json.loads(path.read_text())["test"])
-    tables.record_checksums("tables", family_id, {"test": tables.checksum(family_id, "test", rows)})
+    tables.record_checksums(
+        metarl_envs.family(family_id), "tables", {"test": tables.checksum(family_id, "test", rows)}
+    )
     status, out, _ = run("tasks", "verify", family_id)
     assert status == 1
     assert "not the one derived from the specification" in out
@@ -136,7 +138,8 @@ def test_verify_finds_a_table_that_was_frozen_wrongly(run, spec_folder):
 @pytest.mark.filterwarnings("ignore:the compiled model")
 def test_verify_finds_another_model(run, spec_folder):
     family_id = "MetaAnt-Goal-v0"
-    tables.record_checksums("models", family_id, {models.mujoco_minor_version(): "0" * 64})
+    family = metarl_envs.family(family_id)
+    tables.record_checksums(family, "models", {models.mujoco_minor_version(): "0" * 64})
     status, out, _ = run("tasks", "verify", family_id)
     assert status == 1
     assert "model" in out
@@ -145,7 +148,7 @@ def test_verify_finds_another_model(run, spec_folder):
 @pytest.mark.filterwarnings("ignore:the compiled model")
 def test_verify_finds_another_model_of_an_argument(run, spec_folder):
     key = f"{models.mujoco_minor_version()} inertia=legacy"
-    tables.record_checksums("models", "MetaAnt-Goal-v0", {key: "0" * 64})
+    tables.record_checksums(metarl_envs.family("MetaAnt-Goal-v0"), "models", {key: "0" * 64})
     status, out, _ = run("tasks", "verify", "MetaAnt-Goal-v0")
     assert status == 1
     assert f"the compiled model is not the one recorded for MuJoCo {key}" in out
@@ -167,7 +170,7 @@ def test_export_json(run, family_id, split, tmp_path):
     assert content["split"] == split
     assert content["parameters"] == list(family.parameter_names)
     assert content["units"] == list(family.parameter_units)
-    assert content["sha256"] == tables.checksums()["tables"][family_id][split]
+    assert content["sha256"] == tables.checksums(directories.spec_directory())["tables"][family_id][split]
     assert [tuple(row) for row in content["tasks"]] == [t.parameters for t in family.tasks(split)]
     rows = np.array(content["tasks"])
     assert tables.checksum(family_id, split, rows) == content["sha256"]
@@ -209,7 +212,7 @@ def test_freeze_a_new_version(run, spec_folder):
     assert run("tasks", "verify") == (0, "".join(f"{i}: ok\n" for i in specs.registered_ids()), "")
     old, new = (metarl_envs.family(f"MetaAnt-Goal-v{i}") for i in (0, 1))
     assert not {t.parameters for t in old.tasks()} & {t.parameters for t in new.tasks()}
-    recorded = tables.checksums()["models"]
+    recorded = tables.checksums(directories.spec_directory())["models"]
     version = models.mujoco_minor_version()
     keys = (version, f"{version} inertia=legacy")
     assert recorded["MetaAnt-Goal-v1"] == {key: recorded["MetaAnt-Goal-v0"][key] for key in keys}

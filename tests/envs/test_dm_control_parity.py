@@ -188,7 +188,7 @@ def test_states_and_observations_are_composers(family_id, num, monkeypatch, tmp_
         body.advance(action, None)
         assert engine.qpos[row].tobytes() == physics.data.qpos.tobytes()
         assert engine.qvel[row].tobytes() == physics.data.qvel.tobytes()
-        body.observe(out)
+        body.write_observations(out)
         expected = seen(timestep.observation)
         compared = np.isfinite(expected)
         assert compared.sum() >= size - 3

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metarl_envs
-from metarl_envs import MetaVectorEnv, TransitionModel, family
+from metarl_envs import MetaVectorEnv, RewardModel, family
 from metarl_envs.evaluation import Protocol, ZeroAgent, evaluate, iqm, summarise
 
 # id: observation, action, period in s, horizon; {split: (count, low, high per parameter)}
@@ -337,7 +337,7 @@ def test_multipliers_reach_the_simulation(family_id, physics):
     """A simulation in a batch equals a plain loop over a model that was edited by hand."""
     env = MetaVectorEnv(family_id, 3, physics=physics)
     env.reset(seed=0)
-    model = metarl_envs.MetaEnv(family_id)._core._make_body(1, 1).model
+    model = metarl_envs.MetaEnv(family_id)._core.assembly.make_body(1, 1).model
     m, b, v, g = 1, model.nbody, model.nv, model.ngeom
     x = env.tasks[1].vector
     model.body_mass *= x[:b]
@@ -386,14 +386,14 @@ def test_crl_subset():
 @pytest.mark.parametrize("family_id", SHORT)
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())
-def test_transition_model_equals_the_environment(family_id, data):
+def test_reward_model_equals_the_environment(family_id, data):
     f = family(family_id)
     split = data.draw(st.sampled_from(tuple(f.splits)))
     seed = data.draw(st.integers(0, 2**20))
     observe_task = data.draw(st.booleans())
     arguments = {name: data.draw(st.sampled_from(a.choices)) for name, a in f.arguments.items()}
     env = MetaVectorEnv(f, 6, split=split, observe_task=observe_task, autoreset_mode="Disabled", **arguments)
-    model = TransitionModel(f, **arguments)
+    model = RewardModel(f, **arguments)
     tasks = np.stack([task.vector for task in env.tasks])
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
@@ -410,9 +410,16 @@ def test_transition_model_equals_the_environment(family_id, data):
             break
 
 
-def test_transition_model_refuses_families_whose_observations_do_not_do():
+def test_a_family_prints_as_one_line():
+    text = repr(family("MetaHopper-Params-v0"))
+    assert text == (
+        "<Family MetaHopper-Params-v0: hopper, forward, 40 train / 10 validation / 10 test tasks>"
+    )
+
+
+def test_reward_model_refuses_families_whose_observations_do_not_do():
     with pytest.raises(ValueError, match="Short"):
-        TransitionModel("MetaHalfCheetah-Vel-v0")
+        RewardModel("MetaHalfCheetah-Vel-v0")
 
 
 def test_centre_of_mass_velocity_is_that_of_the_new_state():

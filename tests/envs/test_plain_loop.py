@@ -250,7 +250,7 @@ class PlainLoop:
             norm = self.options["norm"]
             return -(np.abs(offset).sum(axis=1) if norm == 1 else np.hypot(*offset.T)), success
         if objective == "on_target":
-            axes = self.options.get("axes", 2)
+            axes = sum(name.startswith("target_") for name in self.family.parameter_names)
             distance = np.linalg.norm(self.place()[:, :axes] - tasks[:, -axes:], axis=1)
             success = distance <= self.options["radius"]
             dense = self.options.get("reward") == "dense"

@@ -13,10 +13,10 @@ from representatives import KIND_IDS, ids_with
 import metarl_envs
 from metarl_envs import SpecError
 from metarl_envs.core import Core
-from metarl_envs.families import registration, specs, tables
+from metarl_envs.families import directories, registration, specs, tables
 
 IDS = metarl_envs.registered_ids()
-CONTENTS = {i: specs.read_toml(tables.spec_directory() / f"{i}.toml") for i in IDS}
+CONTENTS = {i: specs.read_toml(directories.spec_directory() / f"{i}.toml") for i in IDS}
 # These hold what the author chooses; who reads them checks them.
 FREE_TABLES = {"body_options", "objective_options"}
 OPTIONAL = {
@@ -109,9 +109,9 @@ def test_every_shipped_specification_parses(family_id):
 
 
 def test_one_file_is_one_id():
-    files = sorted(p.stem for p in tables.spec_directory().glob("*.toml"))
+    files = sorted(p.stem for p in directories.spec_directory().glob("*.toml"))
     assert tuple(files) == IDS
-    assert sorted(p.stem for p in (tables.spec_directory() / "tables").glob("*.json")) == files
+    assert sorted(p.stem for p in (directories.spec_directory() / "tables").glob("*.json")) == files
     assert all(i.split("-v")[-1].isdigit() for i in IDS)
 
 

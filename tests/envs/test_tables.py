@@ -15,7 +15,7 @@ from representatives import IDS, first_of_each, ids_with
 import metarl_envs
 from metarl_envs import SpecError, Task
 from metarl_envs.evaluation import Protocol, ZeroAgent, evaluate
-from metarl_envs.families import distributions, specs, tables
+from metarl_envs.families import directories, distributions, specs, tables
 from metarl_envs.families.distributions import Annulus, Arc, Choice, Disc, Pair, Power, Ring, Uniform
 from metarl_envs.families.tables import Split
 from metarl_envs.pages.page import page
@@ -198,7 +198,7 @@ def test_derived_tables_are_the_frozen_ones(family_id):
 @each_id
 def test_checksums_are_of_name_shape_and_digits(family_id):
     """Written out here, so that the definition cannot drift unseen."""
-    recorded = tables.checksums()["tables"][family_id]
+    recorded = tables.checksums(directories.spec_directory())["tables"][family_id]
     for name, rows in tables.load(metarl_envs.family(family_id)).items():
         content = f"{family_id}/{name}/{rows.shape}".encode() + rows.astype("<f8").tobytes()
         assert recorded[name] == hashlib.sha256(content).hexdigest()
@@ -314,7 +314,7 @@ def test_a_task_does_not_depend_on_how_many_there_are(family_id):
 
 def _philox_tables(count):
     """Tables of three families with three splits each, all over the unit square."""
-    content = specs.read_toml(tables.spec_directory() / "MetaPoint-Goal-v0.toml")
+    content = specs.read_toml(directories.spec_directory() / "MetaPoint-Goal-v0.toml")
     content["table"] = {"rule": "philox"}
     for split in content["splits"].values():
         split["count"] = count
@@ -516,7 +516,7 @@ def test_sampling_continues_its_generator(family_id):
 
 def test_an_ood_split_has_its_own_distribution_and_table():
     """No shipped family has one yet; the machinery holds for the next."""
-    content = specs.read_toml(tables.spec_directory() / "MetaAnt-Goal-v0.toml")
+    content = specs.read_toml(directories.spec_directory() / "MetaAnt-Goal-v0.toml")
     content["splits"]["ood"] = {"count": 7, "distribution": {"kind": "disc", "radius": 9.0}}
     family = specs.parse("MetaAnt-Goal-v0", content)
     derived = tables.derive(family)

@@ -109,11 +109,11 @@ USE = """
 import pathlib, sys
 import gymnasium
 import metarl_envs
-from metarl_envs.families import tables
+from metarl_envs.families import directories
 from metarl_envs.pages.page import page
 target = pathlib.Path(sys.argv[1])
 assert pathlib.Path(metarl_envs.__file__).is_relative_to(target), metarl_envs.__file__
-assert tables.spec_directory() == target / "metarl_envs" / "tasks_spec", tables.spec_directory()
+assert directories.spec_directory() == target / "metarl_envs" / "tasks_spec", directories.spec_directory()
 for family_id in metarl_envs.registered_ids():
     env = gymnasium.make(family_id, split="test", task=1)
     env.reset(seed=0)

@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metarl_envs.families.family import Family
-from metarl_envs.families.registration import register_families
+from metarl_envs.families.registration import register_families, register_plugins, register_specs
 from metarl_envs.families.schema import SpecError
 from metarl_envs.families.specs import family, registered_ids
 from metarl_envs.families.task import Task
 
 if TYPE_CHECKING:
     from metarl_envs.env import MetaEnv
-    from metarl_envs.transition_model import TransitionModel
+    from metarl_envs.reward_model import RewardModel
     from metarl_envs.vector_env import MetaVectorEnv
 
 __version__ = "0.1.0"
@@ -28,15 +28,14 @@ __all__ = [
     "Family",
     "MetaEnv",
     "MetaVectorEnv",
+    "RewardModel",
     "SpecError",
     "Task",
-    "TransitionModel",
     "__version__",
     "family",
+    "register_specs",
     "registered_ids",
 ]
-
-register_families()
 
 
 def __getattr__(name: str) -> Any:
@@ -45,12 +44,17 @@ def __getattr__(name: str) -> Any:
         from metarl_envs.env import MetaEnv
 
         return MetaEnv
-    if name == "TransitionModel":
-        from metarl_envs.transition_model import TransitionModel
+    if name == "RewardModel":
+        from metarl_envs.reward_model import RewardModel
 
-        return TransitionModel
+        return RewardModel
     if name == "MetaVectorEnv":
         from metarl_envs.vector_env import MetaVectorEnv
 
         return MetaVectorEnv
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_families()
+# After everything else: the package of a plug-in may import this one.
+register_plugins()

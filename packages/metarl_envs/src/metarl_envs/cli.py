@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from metarl_envs.families import models, tables
+from metarl_envs.families import tables
 from metarl_envs.families.family import Family
+from metarl_envs.families.registration import register_specs
 from metarl_envs.families.specs import family, registered_ids
 from metarl_envs.files import atomic_path
 
@@ -29,6 +30,23 @@ tasks_app = typer.Typer(no_args_is_help=True, help="Work with the frozen task ta
 app.add_typer(tasks_app, name="tasks")
 
 FamilyId = Annotated[str, typer.Argument(help="The id of a family, e.g. MetaAnt-Goal-v0.", metavar="ID")]
+Specs = Annotated[
+    list[Path] | None,
+    typer.Option("--specs", help="Directory with further families (may be repeated).", metavar="DIR"),
+]
+
+
+def ids_with(specs: list[Path] | None) -> tuple[str, ...]:
+    """Returns the ids of all families, those of further directories included."""
+    for directory in specs or ():
+        register_specs(directory)
+    return registered_ids()
+
+
+def find(family_id: str, specs: list[Path] | None) -> Family:
+    """Returns a family, one of further directories included."""
+    ids_with(specs)
+    return family(family_id)
 
 
 class Format(StrEnum):
@@ -78,7 +96,7 @@ def write_out(text: str, out: Path | None) -> None:
 
 
 @app.command("list")
-def list_families() -> None:
+def list_families(specs: Specs = None) -> None:
     """List all families with their splits, horizons and titles."""
     rows = [
         (
@@ -87,7 +105,7 @@ def list_families() -> None:
             str(f.horizon),
             f.title,
         )
-        for f in map(family, registered_ids())
+        for f in map(family, ids_with(specs))
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
@@ -98,11 +116,12 @@ def list_families() -> None:
 def describe(
     family_id: FamilyId,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
+    specs: Specs = None,
 ) -> None:
     """Print the documentation page of a family."""
     from metarl_envs.pages.page import page
 
-    write_out(page(family(family_id)), out)
+    write_out(page(find(family_id, specs)), out)
 
 
 @app.command()
@@ -120,6 +139,7 @@ def render(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the start state and the actions.", min=0)] = 0,
+    specs: Specs = None,
 ) -> None:
     """Render a picture or a clip of a family, with the task marked."""
     from metarl_envs.env import MetaEnv
@@ -127,12 +147,13 @@ def render(
 
     path = Path(f"{family_id}.png") if out is None else out
     check_format(path)
-    env = MetaEnv(family_id, split=split, task=task, render_mode="rgb_array")
+    f = find(family_id, specs)
+    env = MetaEnv(f, split=split, task=task, render_mode="rgb_array")
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
     clip = path.suffix in CLIPS
     if steps is None:
-        steps = family(family_id).horizon if clip else 20
+        steps = f.horizon if clip else 20
     frames = [env.render()] if clip or not steps else []
     for step in range(steps):
         terminated = env.step(rng.uniform(-1.0, 1.0, env.action_space.shape))[2]
@@ -145,41 +166,17 @@ def render(
     print(path)
 
 
-def problems(f: Family) -> list[str]:
-    """Returns the problems of a family's frozen parts; empty if there are none."""
-    found = []
-    derived_tables = tables.derive(f)
-    for name, rows in tables.load(f).items():
-        derived = derived_tables[name]
-        # Sines and cosines may differ between machines in the last digit; load() has already compared
-        # the checksum, which covers all digits.
-        if not np.allclose(rows, derived, rtol=0.0, atol=1e-12):
-            found.append(f"the {name} table is not the one derived from the specification")
-        if not f.splits[name].distribution.contains(rows).all():
-            found.append(f"the {name} table has tasks outside its distribution")
-    return found + tables.overlaps(f, tables.load(f)) + _model_problems(f)
-
-
-def _model_problems(f: Family) -> list[str]:
-    from metarl_envs.core import build_core
-
-    found = []
-    for arguments in models.variants(f):
-        checksum = build_core(f, **arguments).model_checksum()
-        if checksum is not None and models.recorded_checksum(f, arguments) not in (None, checksum):
-            found.append(
-                f"the compiled model is not the one recorded for MuJoCo {models.record_key(f, arguments)}"
-            )
-    return found
-
-
 @tasks_app.command()
 def verify(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of families (default: all).")] = None,
+    specs: Specs = None,
 ) -> None:
     """Derive the task tables again, compare them with the frozen ones, and check the compiled models."""
+    from metarl_envs.freezing import problems
+
     failed = False
-    for family_id in ids or registered_ids():
+    known = ids_with(specs)
+    for family_id in ids or known:
         try:
             found = problems(family(family_id))
         except ValueError as error:
@@ -196,9 +193,10 @@ def export(
     split: Annotated[str, typer.Option(help="Split: train, validation, test or ood.")] = "test",
     format: Annotated[Format, typer.Option(help="Output format: json or csv.")] = Format.JSON,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of printing.")] = None,
+    specs: Specs = None,
 ) -> None:
     """Export the tasks of a split as JSON or CSV."""
-    f = family(family_id)
+    f = find(family_id, specs)
     tasks = f.tasks(split)
     if format is Format.JSON:
         content: dict[str, Any] = {
@@ -206,7 +204,7 @@ def export(
             "split": split,
             "parameters": list(f.parameter_names),
             "units": list(f.parameter_units),
-            "sha256": tables.checksums()["tables"][f.id][split],
+            "sha256": tables.checksums(f.directory)["tables"][f.id][split],
             "tasks": [list(task.parameters) for task in tasks],
         }
         write_out(json.dumps(content, indent=1) + "\n", out)
@@ -222,6 +220,7 @@ def export(
 def plot(
     family_id: FamilyId,
     out: Annotated[Path | None, typer.Option(help="Output file, a PNG (default: ID-tasks.png).")] = None,
+    specs: Specs = None,
 ) -> None:
     """Plot the task parameters of every split."""
     from metarl_envs.pages.task_plot import plot_tasks
@@ -229,22 +228,27 @@ def plot(
     path = Path(f"{family_id}-tasks.png") if out is None else out
     if path.suffix != ".png":
         raise ValueError(f"a plot's file name must end in '.png', got {path.name!r}")
-    plot_tasks(family(family_id), path)
+    plot_tasks(find(family_id, specs), path)
     print(path)
 
 
-@tasks_app.command()
-def freeze(family_id: FamilyId) -> None:
-    """Write the task tables of a new family, or of a new split, and record their checksums."""
-    from metarl_envs.core import build_core
+@tasks_app.command("freeze")
+def freeze_tables(family_id: FamilyId, specs: Specs = None) -> None:
+    """Check a new family, or a new split; write its task tables and record the checksums."""
+    from metarl_envs.freezing import freeze
 
-    f = family(family_id)
-    new = tables.freeze(f)
-    for arguments in models.variants(f):
-        checksum = build_core(f, **arguments).model_checksum()
-        if checksum is not None and models.recorded_checksum(f, arguments) is None:
-            tables.record_checksums("models", f.id, {models.record_key(f, arguments): checksum})
-    print(f"{f.id}: frozen {', '.join(new)}")
+    f = find(family_id, specs)
+    print(f"{f.id}: frozen {', '.join(freeze(f))}")
+
+
+@tasks_app.command("unfreeze")
+def unfreeze_tables(family_id: FamilyId, specs: Specs = None) -> None:
+    """Remove the task tables and checksums of a family that has not been released."""
+    from metarl_envs.freezing import unfreeze
+
+    f = find(family_id, specs)
+    unfreeze(f)
+    print(f"{f.id}: not frozen")
 
 
 def main() -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from metarl_envs.bodies import body_class
 from metarl_envs.bodies.base import Body
+from metarl_envs.families.assembly import assemble
 from metarl_envs.families.family import Family
-from metarl_envs.families.schema import check_options
 from metarl_envs.families.task import Task
 from metarl_envs.simulation.headless import prefer_headless_rendering
-from metarl_envs.simulation.objectives import OBJECTIVES, Motion
+from metarl_envs.simulation.motion import Motion
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -91,6 +89,7 @@ class Core:
 
     Attributes:
         family: the family.
+        assembly: body and objective, and what they read of a task.
         num: the number of simulations N.
         observation: the current observations `(N, O)`, float32.
         elapsed: steps since each simulation's reset, `(N,)`.
@@ -122,31 +121,14 @@ class Core:
         """
         self.family = family
         self.num = num
-        options: dict[str, dict[str, Any]] = {
-            "body": dict(family.body_options),
-            "objective": dict(family.objective_options),
-        }
-        resolved = family.resolve_arguments(arguments, own_arguments)
-        for name, value in resolved.items():
-            of = family.arguments[name].of
-            for owner in ("body", "objective") if of == "both" else (of,):
-                options[owner][name] = value
-        body = body_class(family.body)
-        check_options(f"{family.id}: the body {family.body!r}", body, options["body"])
-        make_body: Callable[..., Body] = body
-        self._make_body: Callable[[int, int], Body] = functools.partial(make_body, **options["body"])
-        self.body: Body = self._make_body(num, num_threads)
+        assembly = assemble(family, num, num_threads, arguments, own_arguments)
+        self.assembly = assembly
+        self.body: Body = assembly.body
+        self.objective = assembly.objective
         if self.body.model is not None:
             from metarl_envs.families.models import check_model  # the point families need no MuJoCo
 
-            check_model(family, self.body.model, resolved)
-        if not self.body.reports_contact_forces:
-            # The specification gives the weight of the term; the body determines whether the term exists.
-            for name in ("contact_cost", "contact_limit"):
-                options["objective"].pop(name, None)
-        objective = OBJECTIVES[family.objective]
-        check_options(f"{family.id}: the objective {family.objective!r}", objective, options["objective"])
-        self.objective = objective(**options["objective"])
+            check_model(family, self.body.model, assembly.arguments)
         self.observe_task = observe_task
         self._body_size = sum(row.size for row in self.body.observations)
         parameters = len(family.parameter_names)
@@ -160,6 +142,8 @@ class Core:
         self._everyone = np.arange(num)
         self._tasks: list[Task] = list(tasks)
         self._vectors = np.zeros((num, parameters))
+        self._body_vectors = assembly.body_part.read(self._vectors)
+        self._objective_vectors = assembly.objective_part.read(self._vectors)
         self._task_ids = np.zeros(num, dtype=np.int64)
         self.set_tasks(self._everyone, tasks)
         self._position = self.body.position()
@@ -181,7 +165,10 @@ class Core:
             self._tasks[i] = task
             self._vectors[i] = task.parameters
             self._task_ids[i] = task.index
-        self.body.set_tasks(ids, self._vectors[ids])
+        self._objective_vectors[ids] = self.assembly.objective_part.read(self._vectors[ids])
+        if not self.assembly.body_part.empty:
+            self._body_vectors[ids] = self.assembly.body_part.read(self._vectors[ids])
+            self.body.set_tasks(ids, self._body_vectors[ids])
         if self.observe_task:
             self.observation[ids, self._body_size :] = self._vectors[ids]
 
@@ -211,7 +198,7 @@ class Core:
 
     def _observe(self) -> NDArray[np.float32]:
         observation = np.empty(self.observation.shape, dtype=np.float32)
-        self.body.observe(observation)
+        self.body.write_observations(observation)
         if self.observe_task:
             observation[:, self._body_size :] = self._vectors
         return observation
@@ -257,7 +244,7 @@ class Core:
             rewards `(N,)`, terminated `(N,)`, and the info arrays.
         """
         body, objective = self.body, self.objective
-        actions = body.actuate(actions, self._vectors)
+        actions = body.actuate(actions, self._body_vectors)
         if mask is None:
             body.advance(actions, None)
             self.elapsed += 1
@@ -269,8 +256,8 @@ class Core:
         observation = self._observe()
         diverged, fallen = body.diverged, body.fallen()
         motion = Motion(position, velocity, actions, body.contact_forces(), fallen)
-        outcome = objective.judge(motion, self._vectors)
-        terms = [outcome.progress, *objective.costs(motion)]
+        outcome = objective.judge(motion, self._objective_vectors)
+        terms = objective.terms(outcome, motion)
         info: Info = dict(zip(objective.term_names, terms, strict=True))
         if outcome.extras is not None:
             info.update(outcome.extras)
@@ -362,7 +349,7 @@ class Core:
     def frame(self, index: int, height: int, width: int) -> NDArray[np.uint8]:
         """Draws one simulation with its task marked, `(height, width, 3)`."""
         marker = self.objective.marker(
-            self._position[index], self._vectors[index], float(self.elapsed[index]) * self.body.dt
+            self._position[index], self._objective_vectors[index], float(self.elapsed[index]) * self.body.dt
         )
         return self.body.frame(index, marker, height, width)
 
@@ -373,7 +360,7 @@ class Core:
         from metarl_envs.families.models import model_checksum
 
         # A task may have changed the model of this body, so a new one is built.
-        return model_checksum(self._make_body(1, 1).model)
+        return model_checksum(self.assembly.make_body(1, 1).model)
 
     def close(self) -> None:
         """Frees the simulations."""

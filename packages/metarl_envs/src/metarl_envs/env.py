@@ -10,17 +10,17 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl_envs.core import Core, restored_generator, state_array, state_part
-from metarl_envs.families.family import Family
-from metarl_envs.families.specs import family as find_family
-from metarl_envs.families.task import Task
-from metarl_envs.vector_env import (
+from metarl_envs.checks import (
     FRAME_SIZE,
     RENDER_MODES,
     check_not_closed,
     check_render_mode,
     check_seed,
 )
+from metarl_envs.core import Core, restored_generator, state_array, state_part
+from metarl_envs.families.family import Family
+from metarl_envs.families.specs import family as find_family
+from metarl_envs.families.task import Task
 
 
 class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):

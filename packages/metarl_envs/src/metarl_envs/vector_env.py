@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from metarl_envs.checks import (
+    FRAME_SIZE,
+    RENDER_MODES,
+    available_cores,
+    check_count,
+    check_not_closed,
+    check_render_mode,
+    checked_autoreset_mode,
+    checked_mask,
+    spread_seeds,
+)
 from metarl_envs.core import (
     Array,
     Core,
@@ -23,54 +33,8 @@ from metarl_envs.core import (
     state_part,
 )
 from metarl_envs.families.family import Family
-from metarl_envs.families.schema import listed
 from metarl_envs.families.specs import family as find_family
 from metarl_envs.families.task import Task
-
-RENDER_MODES = ("rgb_array",)
-FRAME_SIZE = (480, 480)
-"""Height and width of a rendered frame, in pixels."""
-
-
-def available_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def check_render_mode(render_mode: str | None) -> None:
-    """Raises ValueError for a render mode that does not exist."""
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-
-
-def checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """Returns an autoreset mode, given as such or by its value.
-
-    Raises:
-        ValueError: there is no such mode.
-    """
-    if isinstance(mode, AutoresetMode):
-        return mode
-    values = [known.value for known in AutoresetMode]
-    if mode not in values:
-        raise ValueError(f"autoreset_mode must be one of {listed(values)}, got {mode!r}")
-    return AutoresetMode(mode)
-
-
-def check_seed(seed: Any) -> None:
-    """Raises ValueError if a seed is neither None nor a non-negative integer."""
-    if seed is None:
-        return
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"a seed must be None or a non-negative integer, got {seed!r}")
-
-
-def check_not_closed(closed: bool) -> None:
-    """Raises RuntimeError when an environment is used after `close`."""
-    if closed:
-        raise RuntimeError("the environment is closed; create a new one")
 
 
 class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
@@ -122,13 +86,13 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             TypeError: the family has no such argument.
         """
         self.family = find_family(family) if isinstance(family, str) else family
-        _check_count("num_envs", num_envs)
+        check_count("num_envs", num_envs)
         limit = self.family.horizon if max_episode_steps is None else max_episode_steps
-        _check_count("max_episode_steps", limit)
+        check_count("max_episode_steps", limit)
         threads = num_threads
         if threads is None:
             threads = 1 if num_envs == 1 else available_cores()
-        _check_count("num_threads", threads)
+        check_count("num_threads", threads)
         if task is not None and tasks is not None:
             raise ValueError("give either task or tasks, not both")
         check_render_mode(render_mode)
@@ -209,7 +173,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             ValueError: a task is not of this family, or the number of tasks is wrong.
         """
         check_not_closed(self.closed)
-        ids = np.flatnonzero(self._all if mask is None else self._check_mask("mask", mask))
+        ids = np.flatnonzero(self._all if mask is None else checked_mask("mask", mask, self.num_envs))
         self._core.set_tasks(ids, self._resolve(tasks, len(ids)))
 
     def sample_tasks(self, n: int) -> tuple[Task, ...]:
@@ -241,7 +205,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         check_not_closed(self.closed)
         given = dict(options or {})
         mask = given.pop("reset_mask", None)
-        selected = self._all if mask is None else self._check_mask("reset_mask", mask)
+        selected = self._all if mask is None else checked_mask("reset_mask", mask, self.num_envs)
         task = given.pop("task", None)
         if given:
             raise ValueError(f"options may be 'task' and 'reset_mask', got {', '.join(map(repr, given))}")
@@ -260,25 +224,13 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         return self._core.observation.copy(), self._info(self._core.reset_info(), selected)
 
     def _seed(self, seed: int | Sequence[int | None] | None, selected: Mask) -> None:
-        """Distributes seeds over the simulations in the same way as Gymnasium's vector environments."""
-        if isinstance(seed, Sequence | np.ndarray):
-            seeds = list(seed)
-            if len(seeds) != self.num_envs:
-                raise ValueError(
-                    f"a sequence of seeds must have one per simulation ({self.num_envs}), got {len(seeds)}"
-                )
-            for one in seeds:
-                check_seed(one)
-        else:
-            check_seed(seed)
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-            if seed is not None:
-                self._np_random, self._np_random_seed = seeding.np_random(int(seed))
+        """Spreads seeds over the simulations as Gymnasium's vector environments do."""
+        seeds = spread_seeds(seed, self.num_envs)
+        if seed is not None and not isinstance(seed, Sequence | np.ndarray):
+            self._np_random, self._np_random_seed = seeding.np_random(int(seed))
         generators: Sequence[np.random.Generator | None] = self._core.generators or [None] * self.num_envs
         self._core.generators = [
-            seeding.np_random(None if s is None else int(s))[0]
-            if old is None or (s is not None and selected[i])
-            else old
+            seeding.np_random(s)[0] if old is None or (s is not None and selected[i]) else old
             for i, (old, s) in enumerate(zip(generators, seeds, strict=True))
         ]
 
@@ -305,7 +257,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             raise RuntimeError("call reset() before step()")
         checked = self._core.check_actions(actions, self._action_shape)
         if mask is not None:
-            mask = self._check_mask("mask", mask)
+            mask = checked_mask("mask", mask, self.num_envs)
         resetting: Mask | None = None
         if self._any_ended:
             if self._mode is AutoresetMode.DISABLED:
@@ -382,13 +334,6 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         info.update(dict.fromkeys(self._mask_keys, present.copy()))
         return info
 
-    def _check_mask(self, name: str, mask: Any) -> Mask:
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise ValueError(f"{name} must be a NumPy array of bool, got {mask!r}")
-        if mask.shape != (self.num_envs,):
-            raise ValueError(f"{name} must have shape ({self.num_envs},), got {mask.shape}")
-        return mask
-
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Returns a frame `(480, 480, 3)` of every simulation with its task marked; None without a mode."""
         check_not_closed(self.closed)
@@ -448,11 +393,6 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         function, arguments = self.__reduce__()
         result: MetaVectorEnv = function(*copy.deepcopy(arguments, memo))
         return result
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def _restore(

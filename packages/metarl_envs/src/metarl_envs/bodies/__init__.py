@@ -31,7 +31,7 @@ BODIES = {
 
 
 def body_class(name: str) -> type[Body]:
-    """Returns the class of a body in `BODIES`."""
-    module, attribute = BODIES[name].split(":")
+    """Returns the class of a body in `BODIES`, or of one given as `package.module:Class`."""
+    module, attribute = BODIES.get(name, name).split(":")
     found: type[Body] = getattr(import_module(module), attribute)
     return found

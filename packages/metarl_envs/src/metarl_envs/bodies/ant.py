@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import mujoco
@@ -90,7 +90,7 @@ class Ant(InPlane, MujocoBody):
         self._forces = np.zeros((num, model.nbody * 6))
         self._first = 0 if observe_position else 2
         self._healthy_height = healthy_height
-        self.end_text = (  # type: ignore[misc]  # families differ
+        self.end_text = (
             _NEVER_ENDS
             if healthy_height is None
             else f"When the torso's height leaves [{healthy_height[0]}, {healthy_height[1]}] m,"
@@ -108,7 +108,7 @@ class Ant(InPlane, MujocoBody):
             rows += (Row(84, "contact torque and force on 14 bodies, clipped to [-1, 1]", "N·m, N"),)
         return rows
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes positions, velocities and, if selected, the clipped contact wrenches."""
         split = 15 - self._first
         out[:, :split] = self.engine.qpos[:, self._first :]
@@ -124,7 +124,7 @@ class Ant(InPlane, MujocoBody):
         return None if bounds is None else if_any(outside(self.engine.qpos[:, 2], bounds))
 
     def contact_forces(self) -> Array | None:
-        """Returns the wrenches that the last `observe` computed."""
+        """Returns the wrenches that the last `write_observations` computed."""
         return self._forces if self.reports_contact_forces else None
 
     def position(self) -> Array:
@@ -135,7 +135,7 @@ class Ant(InPlane, MujocoBody):
 class AntShort(ShortBody):
     """N ants of the rllab lineage: inertias of an older engine, softer contacts, steps of 0.02 s.
 
-    If `dynamics` is set, the second task parameter says whether it is active. `low_friction` scales the
+    If `dynamics` is set, the task parameter of that name says whether it is active. `low_friction` scales the
     friction of every geom, including the floor's, because a contact uses the larger of two coefficients.
     `crippled` disables both motors of a leg.
     """
@@ -185,21 +185,26 @@ class AntShort(ShortBody):
             self._full_friction = self.model.geom_friction.copy()
             self.engine.vary("geom_friction")
 
+    @property
+    def task_parameters(self) -> Mapping[str, float | None]:
+        """Whether the dynamics holds, if there is one."""
+        return {} if self._dynamics is None else {self._dynamics: None}
+
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
         """Sets the friction, if the family varies it."""
         if self._dynamics == "low_friction":
-            factors = np.where(vectors[:, 1] > 0, self._friction, 1.0)
+            factors = np.where(vectors[:, 0] > 0, self._friction, 1.0)
             self.engine.vary("geom_friction")[ids] = self._full_friction * factors[:, None, None]
 
     def actuate(self, actions: Array, vectors: Array) -> Array:
         """Sets the actions of a disabled leg to zero; costs are computed from the result."""
         if self._dynamics != "crippled":
             return actions
-        return np.where((vectors[:, 1:2] > 0) & self._dead_motors, 0.0, actions)
+        return np.where((vectors > 0) & self._dead_motors, 0.0, actions)
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observation, including the torso's rotation matrix."""
-        super().observe(out)
+        super().write_observations(out)
         out[:, 29:38] = self.engine.derived("xmat")[:, self._torso]
 
 
@@ -227,12 +232,12 @@ class SmallAnt(InPlane, MujocoBody):
         model = compile_with_mass(spec, 24.0)
         super().__init__(model, num, num_threads, frame_skip, start=(0, 0, 0.25, 1, 0, 0, 0, *_BENT))
         self._healthy_height = (0.15, 0.45) if termination == "legacy" else None
-        self.end_text = (  # type: ignore[misc]
+        self.end_text = (
             f"{_NEVER_ENDS} With `termination='legacy'`, also when the goal is reached or the torso's"
             " height leaves [0.15, 0.45] m."
         )
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes positions and velocities."""
         out[:, :15] = self.engine.qpos
         out[:, 15:29] = self.engine.qvel

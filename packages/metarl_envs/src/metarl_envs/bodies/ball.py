@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import mujoco
@@ -43,8 +43,9 @@ def build_model() -> mujoco.MjModel:
 class MoveBoxBall(MujocoBody):
     """N jumping balls, each with a box. The tracked point is the box.
 
-    The first two task parameters are the initial position of the box. dm_control's observables are omitted if
-    they are constant (the end effector is the head itself) or contained in others (height and z axis).
+    The task parameters `box_x` and `box_y` are the initial position of the box. dm_control's observables are
+    omitted if they are constant (the end effector is the head itself) or contained in others (height and z
+    axis).
     """
 
     actions = (
@@ -96,9 +97,14 @@ class MoveBoxBall(MujocoBody):
         for name in ("xpos", "xquat", "xmat", "sensordata"):
             self.engine.derived(name)
 
+    @property
+    def task_parameters(self) -> Mapping[str, float | None]:
+        """Where the box starts."""
+        return {"box_x": None, "box_y": None}
+
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
         """Stores the initial positions of the boxes, used from the next episode on."""
-        self._boxes[ids] = vectors[:, :2]
+        self._boxes[ids] = vectors
 
     def start(self, ids: Ids, generators: Sequence[np.random.Generator]) -> None:
         """Places each box, and each ball at a distance from it."""
@@ -113,7 +119,7 @@ class MoveBoxBall(MujocoBody):
             qpos[k, 8] = BOX_HALF_SIZE
         self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
         engine = self.engine
         xpos, xmat = engine.derived("xpos"), engine.derived("xmat").reshape(self.num, -1, 9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -50,9 +50,9 @@ class Body(ABC):
 
     actions: ClassVar[tuple[Row, ...]]
     """The action table."""
-    start_text: ClassVar[str]
+    start_text: str
     """The distribution of starting states."""
-    end_text: ClassVar[str]
+    end_text: str
     """When an episode terminates (the time limit truncates)."""
     info_keys: ClassVar[dict[str, str]] = {}
     """The body's keys of `info`, and their meanings."""
@@ -67,6 +67,15 @@ class Body(ABC):
     @abstractmethod
     def observations(self) -> tuple[Row, ...]:
         """The observation table, without the task."""
+
+    @property
+    def task_parameters(self) -> Mapping[str, float | None]:
+        """The task parameters that the body reads, in the order in which it gets them.
+
+        Name -> the value where a family's tasks do not have the parameter; None where they must have it. By
+        default there are none: the task is the objective's.
+        """
+        return {}
 
     @property
     @abstractmethod
@@ -92,7 +101,7 @@ class Body(ABC):
         """
 
     @abstractmethod
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observations of all simulations into `out`, `(N, O)`."""
 
     @abstractmethod
@@ -113,7 +122,7 @@ class Body(ABC):
 
         Args:
             actions: `(N, A)`, clipped to [-1, 1].
-            vectors: the task parameters, `(N, P)`.
+            vectors: the values of `task_parameters`, `(N, R)`.
         """
         return actions
 
@@ -124,9 +133,11 @@ class Body(ABC):
     def set_tasks(self, ids: Ids, vectors: Array) -> None:  # noqa: B027  # most bodies have one physics
         """Sets the physics of simulations to that of their tasks.
 
+        It is called where the family's tasks have any of `task_parameters`.
+
         Args:
             ids: the simulations, sorted, `(n,)`.
-            vectors: their task parameters, `(n, P)`.
+            vectors: their values of `task_parameters`, `(n, R)`.
         """
 
     def contact_forces(self) -> Array | None:

@@ -179,7 +179,7 @@ class CMUHumanoid(ComposedWalker):
         for name in ("act", "geom_xpos", "geom_xmat"):
             self.engine.derived(name)
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
         engine, root = self.engine, self._root
         xpos = engine.derived("xpos")

@@ -83,7 +83,7 @@ class HalfCheetah(OnLine, MujocoBody):
             rows += (Row(3, "world position x, y, z of the torso, one substep (0.01 s) old", "m"),)
         return rows
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes `qpos[1:]`, `qvel` and, in the legacy layout, the torso's `xpos`."""
         out[:, :8] = self.engine.qpos[:, 1:]
         out[:, 8:17] = self.engine.qvel

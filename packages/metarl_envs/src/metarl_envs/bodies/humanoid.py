@@ -91,7 +91,7 @@ class Humanoid(InPlane, MujocoBody):
                 rows += (Row(78, "contact torque and force on 13 bodies", "N·m, N"),)
         return rows
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes positions, velocities and the additions of the legacy layout."""
         out[:, :22] = self.engine.qpos[:, 2:]
         out[:, 22:45] = self.engine.qvel
@@ -105,7 +105,7 @@ class Humanoid(InPlane, MujocoBody):
                 out[:, 270:348] = self._forces
 
     def contact_forces(self) -> Array | None:
-        """Returns the wrenches that the last `observe` computed, unclipped."""
+        """Returns the wrenches that the last `write_observations` computed, unclipped."""
         return self._forces if self.reports_contact_forces else None
 
     def fallen(self) -> Mask | None:

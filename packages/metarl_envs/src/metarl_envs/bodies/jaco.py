@@ -108,7 +108,7 @@ class Jaco(MujocoBody):
         qpos = bank[[generator.integers(len(bank)) for generator in generators]]
         self.engine.place(ids, qpos, np.zeros((len(ids), self.model.nv)))
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
         engine = self.engine
         arm = engine.qpos[:, :6]

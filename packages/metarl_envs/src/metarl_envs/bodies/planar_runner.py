@@ -1,7 +1,8 @@
-"""The planar walker and hopper; the task sets their masses, inertias, damping and friction."""
+"""The planar walker and hopper; the task may set their masses, inertias, damping and friction."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import mujoco
@@ -16,11 +17,11 @@ _LARGEST_SPEED = 10.0  # observed velocities are clipped to ±10, as in Gymnasiu
 
 
 class ParameterBody(OnLine, MujocoBody):
-    """A planar robot whose task multiplies model parameters.
+    """A planar robot whose task may multiply model parameters.
 
-    The task vector contains, in this order, multipliers of the mass of each body, the three principal
-    inertias of each body, the damping of each degree of freedom and the three friction coefficients of each
-    geom. The world and the floor are included.
+    There are multipliers of the mass of each body, the three principal inertias of each body, the damping of
+    each degree of freedom and the three friction coefficients of each geom. The world and the floor are
+    included. The tasks of a family have all, some or none of them; the others are 1.
     """
 
     asset: ClassVar[str]
@@ -53,8 +54,11 @@ class ParameterBody(OnLine, MujocoBody):
             name: getattr(model, name).copy()
             for name in ("body_mass", "body_inertia", "dof_damping", "geom_friction")
         }
-        for name in self._defaults:
-            self.engine.vary(name)
+
+    @property
+    def task_parameters(self) -> Mapping[str, float | None]:
+        """The multipliers."""
+        return dict.fromkeys(parameter_names(self.model), 1.0)
 
     def set_tasks(self, ids: Ids, vectors: Array) -> None:
         """Writes the multiplied parameters."""
@@ -71,7 +75,7 @@ class ParameterBody(OnLine, MujocoBody):
         if self._physical:
             self.engine.refresh_constants(ids)
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes positions without x, and clipped velocities."""
         split = self.model.nq - 1
         out[:, :split] = self.engine.qpos[:, 1:]

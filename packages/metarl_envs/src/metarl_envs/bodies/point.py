@@ -38,9 +38,7 @@ class Point(Body):
         self.dt = 1.0
         self._positions = np.zeros((num, 2))
         self._from_square = start == "square"
-        self.start_text = (  # type: ignore[misc]  # the two families start differently
-            "A position uniform in the square [-1, 1]²." if self._from_square else "The origin."
-        )
+        self.start_text = "A position uniform in the square [-1, 1]²." if self._from_square else "The origin."
 
     @property
     def observations(self) -> tuple[Row, ...]:
@@ -67,7 +65,7 @@ class Point(Body):
         else:
             self._positions[ids] += _STEP * actions[ids]
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the position."""
         out[:, :2] = self._positions
 

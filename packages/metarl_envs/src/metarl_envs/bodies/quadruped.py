@@ -87,7 +87,7 @@ class Quadruped(ComposedWalker):
         self._kinematics = sensor_columns(model, _SENSORS)
         self.engine.derived("xquat")
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the observation table."""
         engine, torso = self.engine, self._root
         xpos, xmat, xquat = engine.derived("xpos"), engine.derived("xmat"), engine.derived("xquat")

@@ -59,7 +59,7 @@ class Reacher(MujocoBody):
             Row(2, "position of the fingertip", "m"),
         )
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the joints and the fingertip."""
         n, qpos = len(self.links), self.engine.qpos
         out[:, :n] = np.cos(qpos)

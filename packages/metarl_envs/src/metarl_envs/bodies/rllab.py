@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from metarl_envs.bodies.base import Array, Mask, Row, if_any, outside
 from metarl_envs.bodies.modelling import compile_with_mass
 from metarl_envs.bodies.mujoco_body import InPlane, MujocoBody
-from metarl_envs.simulation.objectives import Motion
+from metarl_envs.simulation.motion import Motion
 
 
 def add_centre_of_mass(spec: mujoco.MjSpec, root: str) -> None:
@@ -90,7 +90,7 @@ class ShortBody(InPlane, MujocoBody):
             Row(3, "velocity of the centre of mass", "m/s"),
         )
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes everything except the middle rows."""
         nq, nv = self.model.nq, self.model.nv
         out[:, :nq] = self.engine.qpos

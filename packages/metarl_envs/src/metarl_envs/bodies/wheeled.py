@@ -46,7 +46,7 @@ class Wheeled(MujocoBody):
         """
         super().__init__(compile_with_mass(own_spec("wheeled.xml")), num, num_threads, frame_skip)
 
-    def observe(self, out: NDArray[np.floating]) -> None:
+    def write_observations(self, out: NDArray[np.floating]) -> None:
         """Writes the car's position and velocity, without wheel angles and speeds."""
         qpos, qvel = self.engine.qpos, self.engine.qvel
         out[:, :3] = qpos[:, :3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -75,10 +76,10 @@ def evaluate(
             f"env_arguments must not contain {', '.join(reserved)}: the protocol and the agent set them"
         )
     tasks = _tasks(family, protocol)
-    observe_task = bool(getattr(agent, "observe_task", False))
+    observe_task = _sees_task(agent)
     name = agent_name or type(agent).__name__
     horizon = arguments.get("max_episode_steps") or family.horizon
-    longest = max(horizon, protocol.adaptation_horizon or 0)
+    longest = _longest(protocol, horizon)
     limits = {} if longest == horizon else {"max_episode_steps": longest}
     env = make_vector_env(
         family,
@@ -89,8 +90,6 @@ def evaluate(
         autoreset_mode=AutoresetMode.DISABLED,
         **arguments | limits,
     )
-    total = len(protocol.seeds) * protocol.num_episodes
-    trials: list[list[Episode]] = []
     try:
         provenance = Provenance.collect(
             family,
@@ -100,56 +99,80 @@ def evaluate(
             env=env,
             maker=make_vector_env,
         )
-        for seed in protocol.seeds:
-            env_seeds, agent_seed = _spread(seed, len(tasks))
-            trial = Trial(
-                num_tasks=len(tasks),
-                observation_space=env.single_observation_space,
-                action_space=env.single_action_space,
-                horizon=longest,
-                adaptation_episodes=protocol.adaptation_episodes,
-                scored_episodes=protocol.scored_episodes,
-                episodes_per_update=protocol.episodes_per_update,
-                deterministic=protocol.deterministic,
-                seed=agent_seed,
-            )
-            agent.begin_trial(trial)
-            trials.append([])
-            for episode in range(protocol.num_episodes):
-                # Seeded once: later episodes of the trial continue the same streams.
-                start = env.reset(seed=env_seeds) if episode == 0 else env.reset()
-                adapting = episode < protocol.adaptation_episodes
-                limit = (protocol.adaptation_horizon if adapting else None) or horizon
-                steps = run_episode(env, agent, name, trial, observe_task, *start, limit=limit)
-                trials[-1].append(steps)
-                agent.end_episode()
-                if progress is not None:
-                    progress((len(trials) - 1) * protocol.num_episodes + episode + 1, total)
+        trials = _run(env, agent, name, protocol, len(tasks), horizon, progress)
     finally:
         env.close()
-
-    def collect(pick: Callable[[Episode], NDArray[Any]]) -> NDArray[Any]:
-        rows = np.array([[pick(episode) for episode in episodes] for episodes in trials])
-        return rows.swapaxes(1, 2)  # (R, K, T) -> (R, T, K)
-
     return Report(
         agent=name,
         family=family.id,
         protocol=protocol,
         tasks=tuple(task.to_dict() for task in tasks),
-        returns=collect(lambda episode: episode.returns),
-        reward_terms={
-            term: collect(lambda episode, term=term: episode.terms[term])  # type: ignore[misc]
-            for term in trials[0][0].terms
-        },
-        lengths=collect(lambda episode: episode.lengths),
-        success_once=collect(lambda episode: episode.success_once),
-        success_at_end=collect(lambda episode: episode.success_at_end),
-        terminated=collect(lambda episode: episode.terminated),
-        diverged=collect(lambda episode: episode.diverged),
+        **_arrays(trials),
         provenance=provenance,
         wall_time=time.perf_counter() - started,
     )
+
+
+def _run(
+    env: Any,
+    agent: Agent,
+    name: str,
+    protocol: Protocol,
+    num_tasks: int,
+    horizon: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[list[Episode]]:
+    """Runs a protocol's trials.
+
+    Args:
+        env: The vector environment, with one simulation per task.
+        agent: The agent.
+        name: Its name, for messages.
+        protocol: What a trial is.
+        num_tasks: The number T of tasks.
+        horizon: Time limit of episodes without one of their own.
+        progress: As in `evaluate`.
+
+    Returns:
+        The episodes of every trial.
+    """
+    trials: list[list[Episode]] = []
+    total, done = len(protocol.seeds) * protocol.num_episodes, itertools.count(1)
+    for seed in protocol.seeds:
+        env_seeds, agent_seed = _spread(seed, num_tasks)
+        trial = Trial(
+            num_tasks=num_tasks,
+            observation_space=env.single_observation_space,
+            action_space=env.single_action_space,
+            horizon=_longest(protocol, horizon),
+            adaptation_episodes=protocol.adaptation_episodes,
+            scored_episodes=protocol.scored_episodes,
+            episodes_per_update=protocol.episodes_per_update,
+            deterministic=protocol.deterministic,
+            seed=agent_seed,
+        )
+        agent.begin_trial(trial)
+        episodes = []
+        for number in range(protocol.num_episodes):
+            # Seeded once: later episodes of the trial go on in the same streams.
+            start = env.reset(seed=env_seeds) if number == 0 else env.reset()
+            adapting = number < protocol.adaptation_episodes
+            limit = (protocol.adaptation_horizon if adapting else None) or horizon
+            episodes.append(run_episode(env, agent, name, trial, _sees_task(agent), *start, limit=limit))
+            agent.end_episode()
+            if progress is not None:
+                progress(next(done), total)
+        trials.append(episodes)
+    return trials
+
+
+def _sees_task(agent: Agent) -> bool:
+    return bool(getattr(agent, "observe_task", False))
+
+
+def _longest(protocol: Protocol, horizon: int) -> int:
+    """Returns the largest time limit of any episode of a trial."""
+    return max(horizon, protocol.adaptation_horizon or 0)
 
 
 def reference_reports(
@@ -193,6 +216,24 @@ def reference_reports(
         for name, agent in agents.items()
         if agent is not None
     }
+
+
+def _arrays(trials: list[list[Episode]]) -> dict[str, Any]:
+    """Returns a report's arrays `(R, T, K)` from K episodes of T tasks in each of R trials."""
+
+    def stacked(rows: list[list[NDArray[Any]]]) -> NDArray[Any]:
+        return np.array(rows).swapaxes(1, 2)  # (R, K, T) -> (R, T, K)
+
+    terms = {
+        term: stacked([[episode.terms[term] for episode in episodes] for episodes in trials])
+        for term in trials[0][0].terms
+    }
+    others = {
+        field.name: stacked([[getattr(episode, field.name) for episode in episodes] for episodes in trials])
+        for field in dataclasses.fields(Episode)
+        if field.name != "terms"
+    }
+    return {"reward_terms": terms, **others}
 
 
 def _tasks(family: Any, protocol: Protocol) -> tuple[Any, ...]:

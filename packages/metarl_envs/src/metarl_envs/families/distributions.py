@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,31 @@ Array = NDArray[np.float64]
 class Distribution(ABC):
     """A distribution of task parameters."""
 
-    uniforms: int
-    """Number of uniforms per draw."""
-    discrete: bool = False
+    keys: ClassVar[Mapping[str, schema.Key]]
+    """Keys of its table in a specification, without the kind."""
+    size: ClassVar[int | None] = None
+    """Number of its parameters; None if its table determines it."""
+    discrete: ClassVar[bool] = False
     """Whether it has finitely many values, so that splits cannot be disjoint."""
+
+    @property
+    @abstractmethod
+    def uniforms(self) -> int:
+        """How many uniforms one draw takes."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Returns the distribution of a table in a specification, which has the right keys.
+
+        Args:
+            where: the table's file and path, for messages.
+            table: the table.
+            size: the number P of task parameters.
+
+        Raises:
+            SpecError: the numbers are not those of a distribution over P parameters.
+        """
 
     @abstractmethod
     def from_uniforms(self, u: Array) -> Array:
@@ -51,11 +73,22 @@ class Uniform(Distribution):
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+    keys = MappingProxyType({"low": schema.numbers(), "high": schema.numbers()})
 
     @property
-    def uniforms(self) -> int:  # type: ignore[override]
+    def uniforms(self) -> int:
         """One per parameter."""
         return len(self.low)
+
+    @classmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Reads the bounds."""
+        low, high = tuple(map(float, table["low"])), tuple(map(float, table["high"]))
+        if len(low) != size or len(high) != size:
+            raise SpecError(f"{where}.low and .high must have {size} numbers each")
+        if any(lo >= hi for lo, hi in zip(low, high, strict=True)):
+            raise SpecError(f"{where}.low must be below .high in every element")
+        return cls(low, high)
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, P)` uniforms onto the box."""
@@ -77,7 +110,14 @@ class Disc(Distribution):
     """Points `(x, y)` uniform in area over a disc: angle U[0, 2π), radius R·√U."""
 
     radius: float
+    keys = MappingProxyType({"radius": schema.number()})
+    size = 2
     uniforms = 2
+
+    @classmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Reads the radius."""
+        return cls(_radius(where, table))
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, 2)` uniforms (angle, area) onto the disc."""
@@ -100,7 +140,17 @@ class Arc(Distribution):
     radius: float
     low: float
     high: float
+    keys = MappingProxyType({"radius": schema.number(), "low": schema.number(), "high": schema.number()})
+    size = 2
     uniforms = 1
+
+    @classmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Reads radius and angles."""
+        radius = _radius(where, table)
+        if not 0 < table["high"] - table["low"] <= 2 * np.pi:
+            raise SpecError(f"{where}.high - .low must be in (0, 2π]")
+        return cls(radius, float(table["low"]), float(table["high"]))
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, 1)` uniforms onto the arc."""
@@ -124,23 +174,38 @@ class Arc(Distribution):
 
 
 @dataclass(frozen=True)
-class Annulus(Distribution):
-    """Points `(x, y)` uniform in area over a ring: angle U[0, 2π), radius √U[r₁², r₂²]."""
+class _BetweenRadii(Distribution):
+    """Points `(x, y)` between two distances from the origin."""
 
     inner: float
     outer: float
+    keys = MappingProxyType({"inner": schema.number(), "outer": schema.number()})
+    size = 2
     uniforms = 2
+
+    @classmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Reads the radii."""
+        if not 0 <= table["inner"] < table["outer"]:
+            raise SpecError(f"{where} must have 0 <= inner < outer")
+        return cls(float(table["inner"]), float(table["outer"]))
+
+    def contains(self, parameters: Array) -> NDArray[np.bool_]:
+        """Returns which points lie in the closed ring, up to rounding."""
+        distance = np.hypot(parameters[:, 0], parameters[:, 1])
+        rounding = 1e-9 * max(1.0, self.outer)
+        return np.asarray((distance >= self.inner - rounding) & (distance <= self.outer + rounding))
+
+
+@dataclass(frozen=True)
+class Annulus(_BetweenRadii):
+    """Points `(x, y)` uniform in area over a ring: angle U[0, 2π), radius √U[r₁², r₂²]."""
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, 2)` uniforms (angle, area) onto the ring."""
         angle = 2.0 * np.pi * u[:, 0]
         distance = np.sqrt(self.inner**2 + u[:, 1] * (self.outer**2 - self.inner**2))
         return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
-
-    def contains(self, parameters: Array) -> NDArray[np.bool_]:
-        """Returns which points lie in the closed ring, up to rounding."""
-        distance = np.hypot(parameters[:, 0], parameters[:, 1])
-        return np.asarray((distance >= self.inner - 1e-9) & (distance <= self.outer + 1e-9))
 
     def describe(self) -> str:
         """Returns the radii and the distribution."""
@@ -154,11 +219,21 @@ class Power(Distribution):
     bases: tuple[float, ...]
     low: float
     high: float
+    keys = MappingProxyType({"bases": schema.numbers(), "low": schema.number(), "high": schema.number()})
 
     @property
-    def uniforms(self) -> int:  # type: ignore[override]
+    def uniforms(self) -> int:
         """One per parameter."""
         return len(self.bases)
+
+    @classmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Reads bases and exponents."""
+        if len(table["bases"]) != size or min(table["bases"]) <= 1:
+            raise SpecError(f"{where}.bases must hold {size} numbers above 1")
+        if table["low"] >= table["high"]:
+            raise SpecError(f"{where}.low must be below .high")
+        return cls(tuple(map(float, table["bases"])), float(table["low"]), float(table["high"]))
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, P)` uniforms to multipliers."""
@@ -180,8 +255,19 @@ class Choice(Distribution):
     """Finitely many equally likely members."""
 
     values: tuple[tuple[float, ...], ...]
-    uniforms = 1
+    keys = MappingProxyType({"values": schema.number_lists()})
     discrete = True
+    uniforms = 1
+
+    @classmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Reads the members."""
+        values = tuple(tuple(map(float, v)) for v in table["values"])
+        if any(len(v) != size for v in values):
+            raise SpecError(f"{where}.values must hold lists of {size} numbers")
+        if len(set(values)) != len(values):
+            raise SpecError(f"{where}.values must not repeat a member")
+        return cls(values)
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, 1)` uniforms to members."""
@@ -203,23 +289,13 @@ class Choice(Distribution):
 
 
 @dataclass(frozen=True)
-class Ring(Distribution):
+class Ring(_BetweenRadii):
     """Points `(x, y)` with angle U[0, 2π) and distance U[inner, outer]; denser near the centre."""
-
-    inner: float
-    outer: float
-    uniforms = 2
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, 2)` uniforms (angle, distance) onto the ring."""
         angle, distance = 2.0 * np.pi * u[:, 0], self.inner + u[:, 1] * (self.outer - self.inner)
         return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
-
-    def contains(self, parameters: Array) -> NDArray[np.bool_]:
-        """Returns which points lie in the closed ring, up to rounding."""
-        distance = np.hypot(parameters[:, 0], parameters[:, 1])
-        rounding = 1e-9 * self.outer
-        return np.asarray((distance >= self.inner - rounding) & (distance <= self.outer + rounding))
 
     def describe(self) -> str:
         """Returns the bounds."""
@@ -237,7 +313,19 @@ class Pair(Distribution):
     half_width: float
     nearest: float
     farthest: float
+    keys = MappingProxyType(
+        {"half_width": schema.number(), "nearest": schema.number(), "farthest": schema.number()}
+    )
+    size = 4
     uniforms = 4
+
+    @classmethod
+    def read(cls, where: str, table: Mapping[str, Any], size: int) -> Self:
+        """Reads room and distances."""
+        half_width, nearest, farthest = (float(table[k]) for k in ("half_width", "nearest", "farthest"))
+        if not 0 <= nearest < farthest < half_width:
+            raise SpecError(f"{where} must have 0 <= nearest < farthest < half_width")
+        return cls(half_width, nearest, farthest)
 
     def from_uniforms(self, u: Array) -> Array:
         """Maps `(n, 4)` uniforms (angle, area, x, y) to pairs."""
@@ -262,16 +350,23 @@ class Pair(Distribution):
         return f"two points in {room}, {self.nearest:g} to {self.farthest:g} apart, offset uniform in area"
 
 
-_KINDS: dict[str, dict[str, schema.Key]] = {
-    "uniform": {"low": schema.numbers(), "high": schema.numbers()},
-    "disc": {"radius": schema.number()},
-    "annulus": {"inner": schema.number(), "outer": schema.number()},
-    "ring": {"inner": schema.number(), "outer": schema.number()},
-    "pair": {"half_width": schema.number(), "nearest": schema.number(), "farthest": schema.number()},
-    "power": {"bases": schema.numbers(), "low": schema.number(), "high": schema.number()},
-    "arc": {"radius": schema.number(), "low": schema.number(), "high": schema.number()},
-    "choice": {"values": schema.number_lists()},
+def _radius(where: str, table: Mapping[str, Any]) -> float:
+    if table["radius"] <= 0:
+        raise SpecError(f"{where}.radius must be positive")
+    return float(table["radius"])
+
+
+KINDS: Mapping[str, type[Distribution]] = {
+    "uniform": Uniform,
+    "disc": Disc,
+    "annulus": Annulus,
+    "ring": Ring,
+    "pair": Pair,
+    "power": Power,
+    "arc": Arc,
+    "choice": Choice,
 }
+"""Kind in a specification -> class."""
 
 
 def parse(file: str, where: str, table: Mapping[str, Any], size: int) -> Distribution:
@@ -290,51 +385,10 @@ def parse(file: str, where: str, table: Mapping[str, Any], size: int) -> Distrib
         SpecError: the table is malformed or has another number of parameters.
     """
     kind = table.get("kind")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise SpecError(f"{file}: {where}.kind must be one of {schema.listed(_KINDS)}, got {kind!r}")
-    schema.check(file, where, table, {"kind": schema.text(), **_KINDS[kind]})
-    result: Distribution
-    if kind == "uniform":
-        low, high = tuple(map(float, table["low"])), tuple(map(float, table["high"]))
-        if len(low) != size or len(high) != size:
-            raise SpecError(f"{file}: {where}.low and .high must have {size} numbers each")
-        if any(lo >= hi for lo, hi in zip(low, high, strict=True)):
-            raise SpecError(f"{file}: {where}.low must be below .high in every element")
-        result = Uniform(low, high)
-    elif kind == "choice":
-        values = tuple(tuple(map(float, v)) for v in table["values"])
-        if any(len(v) != size for v in values):
-            raise SpecError(f"{file}: {where}.values must contain lists of {size} numbers")
-        if len(set(values)) != len(values):
-            raise SpecError(f"{file}: {where}.values must not repeat a member")
-        result = Choice(values)
-    elif kind == "power":
-        if len(table["bases"]) != size or min(table["bases"]) <= 1:
-            raise SpecError(f"{file}: {where}.bases must contain {size} numbers above 1")
-        if table["low"] >= table["high"]:
-            raise SpecError(f"{file}: {where}.low must be below .high")
-        result = Power(tuple(map(float, table["bases"])), float(table["low"]), float(table["high"]))
-    elif kind == "pair":
-        if size != 4:
-            raise SpecError(f"{file}: {where}.kind 'pair' needs four parameters, not {size}")
-        half_width, nearest, farthest = (float(table[k]) for k in ("half_width", "nearest", "farthest"))
-        if not 0 <= nearest < farthest < half_width:
-            raise SpecError(f"{file}: {where} must have 0 <= nearest < farthest < half_width")
-        result = Pair(half_width, nearest, farthest)
-    else:
-        if size != 2:
-            raise SpecError(f"{file}: {where}.kind {kind!r} needs two parameters, not {size}")
-        if kind in ("annulus", "ring"):
-            if not 0 <= table["inner"] < table["outer"]:
-                raise SpecError(f"{file}: {where} must have 0 <= inner < outer")
-            bounds = float(table["inner"]), float(table["outer"])
-            return Annulus(*bounds) if kind == "annulus" else Ring(*bounds)
-        if table["radius"] <= 0:
-            raise SpecError(f"{file}: {where}.radius must be positive")
-        if kind == "disc":
-            result = Disc(float(table["radius"]))
-        else:
-            if not 0 < table["high"] - table["low"] <= 2 * np.pi:
-                raise SpecError(f"{file}: {where}.high - .low must be in (0, 2π]")
-            result = Arc(float(table["radius"]), float(table["low"]), float(table["high"]))
-    return result
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise SpecError(f"{file}: {where}.kind must be one of {schema.listed(KINDS)}, got {kind!r}")
+    found = KINDS[kind]
+    schema.check(file, where, table, {"kind": schema.text(), **found.keys})
+    if found.size is not None and size != found.size:
+        raise SpecError(f"{file}: {where}.kind {kind!r} needs {found.size} parameters, not {size}")
+    return found.read(f"{file}: {where}", table, size)

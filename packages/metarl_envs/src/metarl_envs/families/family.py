@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,16 +42,17 @@ class Argument:
     changes_model: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Family:
     """A set of tasks with one body and one objective, defined by a specification file.
 
     Attributes:
         id: the Gymnasium id, with its version; also the specification's file name.
+        directory: where that file, the frozen tables and their checksums are.
         title: one line.
         summary: a paragraph for the documentation page.
-        body: name of the body, a module in `metarl_envs.bodies`.
-        objective: name of the objective in `metarl_envs.simulation.objectives`.
+        body: name of the body in `metarl_envs.bodies`, or where its class is, as `package.module:Class`.
+        objective: name of the objective in `metarl_envs.simulation.objectives`, or where its class is.
         horizon: the time limit in steps.
         train_equals_test: whether train and test contain the same tasks, which is necessary if a family
             has only two.
@@ -68,10 +70,11 @@ class Family:
         table_options: further numbers of the rule.
         subsets: name -> `Subset` of a split.
         provenance: rows of the provenance table (`variant`, `same`, `differs`).
-        history: rows of the version history (`version`, `change`).
+        history: rows of the version history (`version`, `change`, and `released` once it is).
     """
 
     id: str
+    directory: Path
     title: str
     summary: str
     body: str
@@ -95,6 +98,17 @@ class Family:
     subsets: Mapping[str, Subset]
     provenance: tuple[Mapping[str, str], ...]
     history: tuple[Mapping[str, str], ...]
+
+    def __repr__(self) -> str:
+        tasks = " / ".join(f"{split.count} {split.name}" for split in self.splits.values())
+        return f"<Family {self.id}: {self.body}, {self.objective}, {tasks} tasks>"
+
+    @property
+    def released(self) -> str | None:
+        """The release that first contained this version of the family, by its history, or None for none."""
+        version = self.id.rpartition("-")[2]
+        rows = (row for row in self.history if row["version"] == version)
+        return next((row["released"] for row in rows if "released" in row), None)
 
     @property
     def task_space(self) -> Box:

@@ -92,7 +92,7 @@ def recorded_checksum(family: Family, arguments: Mapping[str, Any] = MappingProx
         family: the family.
         arguments: the family's arguments of the model; others have their defaults.
     """
-    found = tables.checksums()["models"].get(family.id, {}).get(record_key(family, arguments))
+    found = tables.checksums(family.directory)["models"].get(family.id, {}).get(record_key(family, arguments))
     return None if found is None else str(found)
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class SpecError(ValueError):
@@ -29,22 +32,28 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def check_options(where: str, cls: type, options: Iterable[str]) -> None:
-    """Checks the names of keyword options against those of a class and its bases.
-
-    Args:
-        where: the owner of the options, for the message.
-        cls: the class to which they are passed.
-        options: their names.
-
-    Raises:
-        SpecError: one is unknown.
-    """
+def keyword_options(cls: type) -> tuple[str, ...]:
+    """Returns the names of the keyword options of a class and its bases."""
     known: dict[str, None] = {}
     for base in cls.__mro__:
         for name, parameter in inspect.signature(base.__init__).parameters.items():  # type: ignore[misc]
             if parameter.default is not inspect.Parameter.empty:
                 known[name] = None
+    return tuple(known)
+
+
+def check_options(where: str, known: Iterable[str], options: Iterable[str]) -> None:
+    """Checks the names of keyword options.
+
+    Args:
+        where: what the options are of, for the message.
+        known: the names that there are.
+        options: the names that were given.
+
+    Raises:
+        SpecError: one is unknown.
+    """
+    known = tuple(known)
     for name in options:
         if name not in known:
             raise SpecError(
@@ -92,6 +101,15 @@ def one_of(names: Iterable[str], required: bool = True) -> Key:
     """One of the given strings."""
     names = tuple(names)
     return Key(lambda v: v in names, f"one of {listed(names)}", required)
+
+
+def class_name(names: Iterable[str]) -> Key:
+    """One of the given names of classes, or where another class is: `package.module:Class`."""
+    names = tuple(names)
+    return Key(
+        lambda v: isinstance(v, str) and (v in names or bool(_CLASS_PATH.fullmatch(v))),
+        f"one of {listed(names)}, or 'package.module:Class'",
+    )
 
 
 def texts(required: bool = True) -> Key:

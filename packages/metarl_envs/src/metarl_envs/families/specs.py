@@ -1,4 +1,4 @@
-"""Reading and checking of the specifications in `tasks_spec/`."""
+"""Reading and checking of specifications."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl_envs.bodies import BODIES
-from metarl_envs.families import distributions, schema, tables
+from metarl_envs.families import directories, distributions, schema, tables
 from metarl_envs.families.distributions import Distribution
 from metarl_envs.families.family import Argument, Family, Subset
 from metarl_envs.families.schema import SpecError, listed, suggestion
@@ -24,8 +24,8 @@ HORIZON = schema.integer(1)
 _KEYS = {
     "title": schema.text(),
     "summary": schema.text(),
-    "body": schema.one_of(BODIES),
-    "objective": schema.one_of(OBJECTIVES),
+    "body": schema.class_name(BODIES),
+    "objective": schema.class_name(OBJECTIVES),
     "horizon": HORIZON,
     "train_equals_test": schema.flag(required=False),
     "fixed_starts": schema.texts(required=False),
@@ -66,7 +66,11 @@ _ARGUMENT_KEYS = {
 }
 _PROVENANCE_KEYS = {"variant": schema.text(), "same": schema.text(), "differs": schema.text()}
 _SUBSET_KEYS = {"split": schema.text(), "count": schema.integer(1), "doc": schema.text()}
-_HISTORY_KEYS = {"version": schema.text(), "change": schema.text()}
+_HISTORY_KEYS = {
+    "version": schema.text(),
+    "change": schema.text(),
+    "released": schema.text(required=False),
+}
 
 
 def _arguments(file: str, table: Mapping[str, Any]) -> dict[str, Argument]:
@@ -143,12 +147,13 @@ def _table_splits(file: str, content: Mapping[str, Any]) -> tuple[str, ...]:
     return _named_splits(file, "table.splits", names, content["splits"])
 
 
-def parse(name: str, content: Mapping[str, Any]) -> Family:
+def parse(name: str, content: Mapping[str, Any], directory: Path | None = None) -> Family:
     """Checks a specification's content and returns the family.
 
     Args:
         name: the id, which is the file's name without `.toml`.
         content: the parsed TOML.
+        directory: where the file is; by default the shipped directory.
 
     Raises:
         SpecError: the content is invalid; the message gives file, key and allowed values.
@@ -158,6 +163,8 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
     parameters = content["parameters"]
     schema.check(file, "parameters", parameters, _PARAMETER_KEYS)
     size = len(parameters["names"])
+    if len(set(parameters["names"])) != size:
+        raise SpecError(f"{file}: parameters.names must not repeat a name")
     for key in ("units", "low", "high"):
         if len(parameters[key]) != size:
             raise SpecError(f"{file}: parameters.{key} must have {size} elements, one per name")
@@ -179,6 +186,7 @@ def parse(name: str, content: Mapping[str, Any]) -> Family:
             schema.check(file, f"{key}[{i}]", row, keys)
     return Family(
         id=name,
+        directory=directories.spec_directory() if directory is None else directory,
         title=content["title"],
         summary=content["summary"].strip(),
         body=content["body"],
@@ -221,12 +229,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def registered_ids() -> tuple[str, ...]:
     """Returns the ids of all families, sorted."""
-    return tuple(sorted(path.stem for path in tables.spec_directory().glob("*.toml")))
+    return tuple(sorted(family_id for source in directories.sources() for family_id in source.ids))
 
 
 @cache
 def _family(family_id: str) -> Family:
-    return parse(family_id, read_toml(tables.spec_directory() / f"{family_id}.toml"))
+    directory = next(s.directory for s in directories.sources() if family_id in s.ids)
+    return parse(family_id, read_toml(directory / f"{family_id}.toml"), directory)
 
 
 def family(family_id: str) -> Family:

@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,11 @@ class Tabled(Protocol):
         ...
 
     @property
+    def directory(self) -> Path:
+        """Where its specification, its tables and their checksums are."""
+        ...
+
+    @property
     def splits(self) -> Mapping[str, Split]:
         """Name -> split."""
         ...
@@ -53,6 +58,16 @@ class Tabled(Protocol):
     @property
     def parameter_names(self) -> tuple[str, ...]:
         """Names of the columns."""
+        ...
+
+    @property
+    def parameter_low(self) -> tuple[float, ...]:
+        """The lower bound of each column."""
+        ...
+
+    @property
+    def parameter_high(self) -> tuple[float, ...]:
+        """The upper bound of each column."""
         ...
 
     @property
@@ -79,14 +94,6 @@ class Tabled(Protocol):
     def table_options(self) -> Mapping[str, float]:
         """Further numbers of the rule."""
         ...
-
-
-def spec_directory() -> Path:
-    """Returns the folder of the specifications, in the installed package or in the repository."""
-    here = Path(__file__).resolve()
-    # Next to this folder in the package; at the top level in the repository.
-    packaged = here.parents[1] / "tasks_spec"
-    return packaged if packaged.is_dir() else here.parents[5] / "tasks_spec"
 
 
 def _philox_uniforms(key: str, index: int, n: int) -> Array:
@@ -204,11 +211,30 @@ def checksum(family_id: str, split: str, rows: NDArray[np.float64]) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=1)
-def checksums() -> Mapping[str, Any]:
-    """Reads `checksums.json`: `tables` (id -> split -> hash) and `models` (id -> version -> hash)."""
-    result: Mapping[str, Any] = json.loads((spec_directory() / "checksums.json").read_text())
-    return result
+@cache
+def checksums(directory: Path) -> Mapping[str, Any]:
+    """Reads `checksums.json`: `tables` (id -> split -> hash) and `models` (id -> version -> hash).
+
+    Args:
+        directory: the specifications' directory. Without the file, nothing in it is frozen.
+
+    Raises:
+        SpecError: the file is malformed.
+    """
+    return _read_checksums(directory)
+
+
+def _read_checksums(directory: Path) -> dict[str, dict[str, dict[str, str]]]:
+    path = directory / "checksums.json"
+    try:
+        content = json.loads(path.read_text()) if path.exists() else {"tables": {}, "models": {}}
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: the checksums cannot be read: {error}") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(kind), dict) for kind in ("tables", "models")
+    ):
+        raise SpecError(f"{path}: must hold the tables 'tables' and 'models'")
+    return content
 
 
 def load(family: Tabled) -> dict[str, Array]:
@@ -231,7 +257,7 @@ def load(family: Tabled) -> dict[str, Array]:
 
 
 def _path(family: Tabled) -> Path:
-    return spec_directory() / "tables" / f"{family.id}.json"
+    return family.directory / "tables" / f"{family.id}.json"
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -246,10 +272,10 @@ def _check(family: Tabled, name: str, rows: Array) -> None:
     expected_shape = (family.splits[name].count, len(family.parameter_names))
     if rows.shape != expected_shape:
         raise SpecError(f"{_path(family).name}: {name} has shape {rows.shape}, not {expected_shape}")
-    if checksum(family.id, name, rows) != checksums()["tables"].get(family.id, {}).get(name):
+    if checksum(family.id, name, rows) != checksums(family.directory)["tables"].get(family.id, {}).get(name):
         raise SpecError(
             f"{_path(family).name}: the {name} table does not have its recorded checksum, so it is not the"
-            " frozen one; restore tasks_spec/ from the release (`metarl-envs tasks verify` checks)"
+            " frozen one; restore it from the release (`metarl-envs tasks verify` checks)"
         )
 
 
@@ -269,6 +295,18 @@ def overlaps(family: Tabled, tables: Mapping[str, Array]) -> list[str]:
     return found
 
 
+def faults(family: Tabled, tables: Mapping[str, Array]) -> list[str]:
+    """Returns what a family's tables must not be and are; empty where they are sound."""
+    found = []
+    low, high = np.asarray(family.parameter_low), np.asarray(family.parameter_high)
+    for name, rows in tables.items():
+        if not family.splits[name].distribution.contains(rows).all():
+            found.append(f"the {name} table has tasks outside its distribution")
+        if not ((rows >= low) & (rows <= high)).all():
+            found.append(f"the {name} table has tasks outside parameters.low and parameters.high")
+    return found + overlaps(family, tables)
+
+
 def freeze(family: Tabled) -> tuple[str, ...]:
     """Writes the tables of a new family or a new split, and their checksums, into the specification folder.
 
@@ -276,36 +314,61 @@ def freeze(family: Tabled) -> tuple[str, ...]:
         The splits that were frozen by this call.
 
     Raises:
-        SpecError: every split is already frozen, or the new ones share tasks with others. Frozen tables
-            never change; a different table requires a new version of the family.
+        SpecError: every split is already frozen, or the tables have `faults`. Frozen tables never change; a
+            different table requires a new version of the family.
     """
     path = _path(family)
     frozen = _read(path) if path.exists() else {}
     new = tuple(name for name in family.splits if name not in frozen)
     if not new:
-        raise SpecError(f"{family.id} is already frozen; a changed table needs a new version (-v1)")
+        raise SpecError(
+            f"{family.id} is already frozen; a changed table needs a new version (-v1), or, before the"
+            " first release, `metarl-envs tasks unfreeze`"
+        )
     for name, rows in frozen.items():
         if name not in family.splits:
             raise SpecError(f"{path.name}: holds the split {name!r}, which {family.id} does not have")
         _check(family, name, rows)
     tables = {name: frozen.get(name, rows) for name, rows in derive(family).items()}
-    if shared := overlaps(family, tables):
-        raise SpecError(f"{family.id}: {'; '.join(shared)}")
+    if found := faults(family, tables):
+        raise SpecError(f"{family.id}: {'; '.join(found)}")
     with atomic_path(path) as file:
         file.write_text(readable_json({k: rows.tolist() for k, rows in tables.items()}) + "\n")
     record_checksums(
-        "tables", family.id, {name: checksum(family.id, name, rows) for name, rows in tables.items()}
+        family, "tables", {name: checksum(family.id, name, rows) for name, rows in tables.items()}
     )
     return new
 
 
-def record_checksums(kind: str, family_id: str, values: Mapping[str, str]) -> None:
+def unfreeze(family: Tabled) -> None:
+    """Removes a family's frozen tables and all its checksums.
+
+    Raises:
+        SpecError: nothing of it is frozen.
+    """
+    path = _path(family)
+    recorded = any(family.id in entries for entries in checksums(family.directory).values())
+    if not recorded and not path.exists():
+        raise SpecError(f"{family.id} is not frozen")
+    # A table without checksum is refused; should the second step fail, the next attempt removes it.
+    for kind in ("tables", "models"):
+        _write_checksums(family, kind, {})
+    path.unlink(missing_ok=True)
+
+
+def record_checksums(family: Tabled, kind: str, values: Mapping[str, str]) -> None:
     """Adds checksums of a family to `checksums.json`, under `tables` or `models`."""
-    path = spec_directory() / "checksums.json"
-    content = json.loads(path.read_text())
-    others = {k: v for k, v in content[kind].get(family_id, {}).items() if k not in values}
-    content[kind][family_id] = others | dict(values)  # the splits of a family keep their order
-    content[kind] = dict(sorted(content[kind].items()))
-    with atomic_path(path) as file:
+    recorded = _read_checksums(family.directory)[kind].get(family.id, {})
+    others = {k: v for k, v in recorded.items() if k not in values}
+    _write_checksums(family, kind, others | dict(values))  # the splits of a family keep their order
+
+
+def _write_checksums(family: Tabled, kind: str, values: Mapping[str, str]) -> None:
+    """Replaces the checksums of a family; without any it has no entry."""
+    content = _read_checksums(family.directory)
+    content[kind].pop(family.id, None)
+    if values:
+        content[kind] = dict(sorted((content[kind] | {family.id: dict(values)}).items()))
+    with atomic_path(family.directory / "checksums.json") as file:
         file.write_text(readable_json(content) + "\n")
     checksums.cache_clear()

@@ -7,32 +7,17 @@ over N simulations. It returns one array per reward term. It does not depend on 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-
-@dataclass(slots=True)
-class Motion:
-    """The motion of a body in one step.
-
-    Attributes:
-        position: position of the body's tracked point after the step, `(N, D)`, in metres.
-        velocity: its finite difference over the step, `(N, D)`, in metres per second.
-        actions: the applied actions after clipping to [-1, 1], `(N, A)`.
-        contact_forces: external wrenches per body, `(N, bodies · 6)`, or None if they are not reported.
-        fallen: which simulations are in a state that ends their episode, `(N,)`, or None for none.
-    """
-
-    position: Array
-    velocity: Array
-    actions: Array
-    contact_forces: Array | None = None
-    fallen: NDArray[np.bool_] | None = None
+from metarl_envs.simulation.costs import costs_of
+from metarl_envs.simulation.motion import Array, Motion
 
 
 @dataclass(slots=True)
@@ -54,58 +39,38 @@ class Objective(ABC):
     """The reward of a family: one progress term, and the cost terms that its options select.
 
     Attributes:
+        costs: the terms beside the progress term.
         term_names: the names of the reward terms, as in `info`; the progress term is first.
     """
 
     progress_name: ClassVar[str]
     """Name of the progress term; in `info` it is `reward_<progress_name>`."""
-    progress_formula: ClassVar[str]
+    progress_formula: str
     """Formula of the progress term, for the documentation page."""
-    success_text: ClassVar[str]
+    success_text: str
     """Definition of success, for the documentation page."""
-    extra_info: ClassVar[dict[str, str]] = {}
+    task_forms: Mapping[tuple[str, ...], int]
+    """The forms that a task may have.
+
+    Names of the parameters that the objective reads, in the order in which it gets them -> the number of
+    coordinates of the motion that it compares with them.
+    """
+    extra_info: Mapping[str, str] = MappingProxyType({})
     """Further `info` keys and their meanings."""
     ends_on_success: bool = False
     """Whether success ends the episode."""
 
-    def __init__(
-        self,
-        control_cost: float = 0.0,
-        contact_cost: float = 0.0,
-        contact_limit: float | None = None,
-        drift_cost: float = 0.0,
-        alive_bonus: float = 0.0,
-        step_cost: float = 0.0,
-        fall_cost: float = 0.0,
-    ) -> None:
-        """Sets costs and bonus; a zero adds no term.
+    def __init__(self, **costs: float | None) -> None:
+        """Sets costs and bonus.
 
         Args:
-            control_cost: weight of the squared actions.
-            contact_cost: weight of the squared contact forces that the body reports.
-            contact_limit: upper bound of the contact cost in a step.
-            drift_cost: weight of the squared velocity along y and z.
-            alive_bonus: a constant added to the reward of every step.
-            step_cost: a constant subtracted from the reward of every step.
-            fall_cost: a constant subtracted when a fall ends an episode.
+            **costs: weights of the classes in `metarl_envs.simulation.costs`, by the names of their options;
+                a zero adds no term.
         """
-        self.control_cost = control_cost
-        self.contact_cost = contact_cost
-        self.contact_limit = contact_limit
-        self.drift_cost = drift_cost
-        self.alive_bonus = alive_bonus
-        self.step_cost = step_cost
-        self.fall_cost = fall_cost
-        options = {
-            "control": control_cost,
-            "contact": contact_cost,
-            "drift": drift_cost,
-            "alive": alive_bonus,
-            "step": step_cost,
-            "fall": fall_cost,
-        }
-        used = [f"reward_{name}" for name, weight in options.items() if weight]
-        self.term_names = (f"reward_{self.progress_name}", *used)
+        self.costs = costs_of(costs)
+        self.term_names = tuple(
+            f"reward_{name}" for name in (self.progress_name, *(c.name for c in self.costs))
+        )
 
     @abstractmethod
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
@@ -113,7 +78,7 @@ class Objective(ABC):
 
         Args:
             motion: the motion of the body.
-            tasks: the task parameters, `(N, P)`.
+            tasks: the parameters of one of `task_forms`, `(N, R)`.
         """
 
     @abstractmethod
@@ -122,60 +87,24 @@ class Objective(ABC):
 
         Args:
             position: the tracked point of one simulation, `(D,)`.
-            task: its parameters, `(P,)`.
+            task: its parameters, `(R,)`.
             seconds: time since the start of the episode.
         """
 
     @property
     def formula(self) -> str:
         """Formula of the complete reward."""
-        text = self.progress_formula
-        if self.control_cost:
-            text += f" - {self.control_cost:g} · Σ a²"
-        if self.contact_cost:
-            cost = f"{self.contact_cost:g} · Σ f²"
-            text += f" - {cost}" if self.contact_limit is None else f" - min({cost}, {self.contact_limit:g})"
-        if self.drift_cost:
-            text += f" - {self.drift_cost:g} · (v_y² + v_z²)"
-        if self.alive_bonus:
-            text += f" + {self.alive_bonus:g}"
-        if self.step_cost:
-            text += f" - {self.step_cost:g}"
-        if self.fall_cost:
-            text += f" - {self.fall_cost:g} if fallen"
-        return text
+        return " ".join((self.progress_formula, *(cost.formula for cost in self.costs)))
 
-    def costs(self, motion: Motion) -> list[Array]:
-        """Returns the other terms as rewards `(N,)`, in the order of `term_names` after the progress term."""
-        result = []
-        if self.control_cost:
-            actions = motion.actions
-            result.append(np.vecdot(actions, actions) * -self.control_cost)
-        if self.contact_cost:
-            forces = motion.contact_forces
-            if forces is None:
-                raise ValueError("a contact cost requires a body that reports contact forces")
-            cost = np.vecdot(forces, forces) * self.contact_cost
-            result.append(-cost if self.contact_limit is None else -np.minimum(cost, self.contact_limit))
-        if self.drift_cost:
-            drift = motion.velocity[:, 1:3]
-            result.append(np.vecdot(drift, drift) * -self.drift_cost)
-        if self.alive_bonus:
-            result.append(np.full(len(motion.actions), self.alive_bonus))
-        if self.step_cost:
-            result.append(np.full(len(motion.actions), -self.step_cost))
-        if self.fall_cost:
-            fallen = np.zeros(len(motion.actions)) if motion.fallen is None else motion.fallen
-            result.append(fallen * -self.fall_cost)
-        return result
+    def terms(self, outcome: Outcome, motion: Motion) -> list[Array]:
+        """Returns the reward terms of a step, `(N,)` each, in the order of `term_names`."""
+        return [outcome.progress, *(cost.reward(motion) for cost in self.costs)]
 
 
 class Velocity(Objective):
-    """Run at the task's velocity, along x or in the plane.
+    """Run at the task's velocity, along x or in the plane."""
 
-    Each of the task's parameters is the velocity along one axis, x first.
-    """
-
+    task_forms = MappingProxyType({("velocity",): 1, ("velocity_x", "velocity_y"): 2})
     progress_name = "velocity"
     progress_formula = "-(Σ |v - velocity| over the task's axes)"
     success_text = "within 0.2 m/s of the task's velocity on every axis (our choice; originals define none)"
@@ -197,11 +126,9 @@ class Velocity(Objective):
 
 
 class Direction(Objective):
-    """Run forward or backward along x, as fast as possible.
+    """Run forward or backward along x, as fast as possible."""
 
-    The first task parameter is the direction; the body uses the others.
-    """
-
+    task_forms = MappingProxyType({("direction",): 1})
     progress_name = "velocity"
     progress_formula = "direction · v_x"
     success_text = "at least 1 m/s in the task's direction (our choice; originals define none)"
@@ -219,6 +146,7 @@ class Direction(Objective):
 class Direction2D(Objective):
     """Run in the task's direction in the plane, an angle from the x axis, as fast as possible."""
 
+    task_forms = MappingProxyType({("angle",): 2})
     progress_name = "velocity"
     success_text = "at least 1 m/s in the task's direction (our choice; originals define none)"
 
@@ -231,7 +159,7 @@ class Direction2D(Objective):
         """
         self.velocity_weight = velocity_weight
         weight = "" if velocity_weight == 1.0 else f"{velocity_weight:g} · "
-        self.progress_formula = f"{weight}(v_x cos(angle) + v_y sin(angle))"  # type: ignore[misc]
+        self.progress_formula = f"{weight}(v_x cos(angle) + v_y sin(angle))"
         super().__init__(**costs)
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
@@ -248,6 +176,7 @@ class Direction2D(Objective):
 class Forward(Objective):
     """Run forward along x, as fast as possible. The task affects only the body's physics."""
 
+    task_forms = MappingProxyType({(): 1})
     progress_name = "velocity"
     progress_formula = "v_x"
     success_text = "at least 1 m/s forward (our choice; originals define none)"
@@ -265,6 +194,7 @@ class Forward(Objective):
 class Goal(Objective):
     """Go to the task's point in the plane."""
 
+    task_forms = MappingProxyType({("goal_x", "goal_y"): 2})
     progress_name = "goal"
 
     def __init__(
@@ -293,20 +223,19 @@ class Goal(Objective):
         self.report_both = report_both
         self.ends_on_success = termination == "legacy"
         distance = "(|x - goal_x| + |y - goal_y|)" if norm == 1 else "‖(x, y) - goal‖"
-        # The formula depends on the options, so the instance attribute shadows the class's declaration.
-        self.progress_formula = (  # type: ignore[misc]
+        self.progress_formula = (
             f"(1 - {distance} if {distance} ≤ {radius:g} else 0)" if self.sparse else f"-{distance}"
         )
-        self.success_text = f"within {radius:g} m of the goal"  # type: ignore[misc]
+        self.success_text = f"within {radius:g} m of the goal"
         if report_both:
-            self.extra_info = {  # type: ignore[misc]
+            self.extra_info = {
                 "dense_reward": "negative distance to the goal; always reported",
                 "sparse_reward": f"1 - distance within {radius:g} m of the goal, else 0; always reported",
             }
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Measures the distance to the goal."""
-        delta = motion.position - tasks
+        delta = motion.position[:, :2] - tasks
         squares = np.vecdot(delta, delta)
         success = squares <= self.radius**2
         if self.norm == 1:
@@ -323,19 +252,19 @@ class Goal(Objective):
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
         """Returns the goal."""
-        return task[:2].copy()
+        return task.copy()
 
 
 class OnTarget(Objective):
-    """Bring the tracked point to the task's target, given by its last parameters."""
+    """Bring the tracked point to the task's target, in the plane or in space."""
 
     progress_name = "target"
+    task_forms = MappingProxyType({("target_x", "target_y"): 2, ("target_x", "target_y", "target_z"): 3})
 
     def __init__(
         self,
         bonus: float = 1.0,
         radius: float = 1.0,
-        axes: int = 2,
         ends: bool = True,
         reward: str = "sparse",
         **costs: Any,
@@ -345,7 +274,6 @@ class OnTarget(Objective):
         Args:
             bonus: reward of a step on the target.
             radius: the distance that counts as on the target, in metres.
-            axes: number of coordinates used, x first.
             ends: whether success ends an episode.
             reward: `sparse`, or `dense`: the negative distance replaces the bonus.
             **costs: costs, see `Objective`.
@@ -353,23 +281,21 @@ class OnTarget(Objective):
         super().__init__(**costs)
         self.bonus = bonus
         self.radius = radius
-        self.axes = axes
         self.ends_on_success = ends
         self.dense = reward == "dense"
-        # The formula depends on the options, so the instance attribute shadows the class's declaration.
-        self.progress_formula = "-distance" if self.dense else f"({bonus:g} if on target else 0)"  # type: ignore[misc]
-        self.success_text = f"on target (within {radius:g} m of it)"  # type: ignore[misc]
+        self.progress_formula = "-distance" if self.dense else f"({bonus:g} if on target else 0)"
+        self.success_text = f"on target (within {radius:g} m of it)"
 
     def judge(self, motion: Motion, tasks: Array) -> Outcome:
         """Measures the distance to the target."""
-        delta = motion.position[:, : self.axes] - tasks[:, -self.axes :]
+        delta = motion.position[:, : tasks.shape[1]] - tasks
         squares = np.vecdot(delta, delta)
         success = squares <= self.radius**2
         return Outcome(-np.sqrt(squares) if self.dense else success * self.bonus, success)
 
     def marker(self, position: Array, task: Array, seconds: float) -> Array:
         """Returns the target."""
-        return task[-self.axes :].copy()
+        return task.copy()
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -381,3 +307,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "on_target": OnTarget,
 }
 """Objective name in a specification -> class."""
+
+
+def objective_class(name: str) -> type[Objective]:
+    """Returns the class of an objective in `OBJECTIVES`, or of one given as `package.module:Class`."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, attribute = name.split(":")
+    found: type[Objective] = getattr(import_module(module), attribute)
+    return found

@@ -15,7 +15,7 @@ from metarl_envs.families.specs import family as find_family
 Array = NDArray[np.float64]
 
 
-class TransitionModel:
+class RewardModel:
     """Reward and termination of a transition, computed from its observations only.
 
     The observations of families of the rllab lineage (`...Short...`) contain all quantities that their reward
@@ -39,10 +39,11 @@ class TransitionModel:
             core.close()
             raise ValueError(
                 f"the observations of {self.family.id} do not contain all that its reward requires; the"
-                " families with a transition model are those named ...Short..., MetaAnt-LowFriction-v0 and"
-                " MetaAnt-Crippled-v0"
+                " families on bodies of the rllab lineage have a reward model: those named ...Short...,"
+                " MetaAnt-LowFriction-v0 and MetaAnt-Crippled-v0"
             )
         self._body, self._objective = core.body, core.objective
+        self._assembly = core.assembly
 
     def reward(
         self,
@@ -61,10 +62,12 @@ class TransitionModel:
         """
         del observation
         vectors = np.asarray(tasks, dtype=np.float64)
+        of_body = self._assembly.body_part.read(vectors)
+        of_objective = self._assembly.objective_part.read(vectors)
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
-        applied = self._body.actuate(clipped, vectors)
+        applied = self._body.actuate(clipped, of_body)
         motion = self._body.motion_in(np.asarray(next_observation, dtype=np.float64), applied)
-        terms = [self._objective.judge(motion, vectors).progress, *self._objective.costs(motion)]
+        terms = self._objective.terms(self._objective.judge(motion, of_objective), motion)
         return np.asarray(np.sum(terms, axis=0))
 
     def terminated(self, next_observation: NDArray[Any]) -> NDArray[np.bool_]:
