@@ -30,7 +30,7 @@ def problems(family: Family) -> list[str]:
         # Sines and cosines may differ between machines in the last digit; the checksum, which load()
         # has compared, guards the digits.
         if not np.allclose(rows, derived[name], rtol=0.0, atol=1e-12):
-            found.append(f"the {name} table is not what the specification derives")
+            found.append(f"the {name} table is not the one derived from the specification")
     found += tables.faults(family, frozen)
     for arguments in models.variants(family):
         checksum = build_core(family, **arguments).model_checksum()
