@@ -1,4 +1,4 @@
-"""An agent from another package, as CONTRIBUTING describes it: `tests/worked_examples/reptile`."""
+"""An agent from another package, as CONTRIBUTING describes it: `examples/reptile`."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from metarl_agents.cli import app
 from metarl_agents.common.config import ConfigError
 from metarl_envs.evaluation import Report
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "worked_examples" / "reptile"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "reptile"
 ENV = "MetaPoint-Goal-v0"
 TINY = ["tasks_per_iteration=3", "episodes_per_task=3", "hidden=8"]
 #: Of an iteration: four batches of three tasks with three episodes of 20 steps.
