@@ -139,9 +139,9 @@ def test_a_run_records_it_and_keeps_it_when_resumed(tmp_path, monkeypatch, capsy
     used = []
     original = Assembly.trainer
 
-    def trainer(self, params, products):
+    def trainer(self, logger, save_checkpoint, products):
         used.append(products)
-        return original(self, params, products)
+        return original(self, logger, save_checkpoint, products)
 
     monkeypatch.setattr(Assembly, "trainer", trainer)
     pretend(monkeypatch, exact)
