@@ -30,6 +30,7 @@ FLOORS = {
         {"replay", "trials"},
         {"algorithms", "registry"},
         {"run"},
+        {"sweep"},
         {"__init__", "cli"},
     ),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from metarl_agents.registry import all_agents, find_agent
+from metarl_agents.sweep import commands as sweep
 from metarl_envs import cli as families
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ studies = typer.Typer(
     no_args_is_help=True, help="Run a study of a paper: several runs, evaluated and plotted together."
 )
 app.add_typer(studies, name="study")
+app.add_typer(sweep.app, name="sweep")
 
 AgentName = Annotated[
     str, typer.Argument(help="Name of an agent; `metarl agents` lists them.", metavar="AGENT")

@@ -27,7 +27,8 @@ class RunConfig:
         checkpoint_every: iterations between checkpoints; the last iteration is always saved.
         evaluate_every: iterations between evaluations during training; a checkpoint is saved before
             each of them; 0 for none.
-        evaluation_protocols: names of the protocols of these evaluations.
+        evaluation_protocols: names of the protocols of these evaluations; the first is the default of
+            `metarl evaluate`.
         evaluation_split: split of these evaluations; use "validation" to choose a preset.
         matrix_products: library for float32 matrix products in gradient steps on a CPU:
             "default" for PyTorch's choice, "onednn" for oneDNN, or "auto" for oneDNN if it differs
@@ -55,6 +56,13 @@ class RunConfig:
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"matrix_products": MATRIX_PRODUCTS}
     #: Fields that an evaluation may change, because training does not depend on them.
     evaluation_keys: ClassVar[tuple[str, ...]] = ()
+    #: Fields that do not influence what is learned.
+    bookkeeping: ClassVar[tuple[str, ...]] = (
+        "checkpoint_every",
+        "evaluate_every",
+        "evaluation_protocols",
+        "evaluation_split",
+    )
 
     @property
     def simulations(self) -> int:

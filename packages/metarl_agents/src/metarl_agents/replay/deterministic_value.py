@@ -43,6 +43,7 @@ class DeterministicConfig(OffPolicyConfig):
     capacity_per_task: int = 10_000
     hidden: tuple[int, ...] = (300, 300)
     learning_rate: float = 1e-3
+    evaluation_protocols: tuple[str, ...] = ("mql",)
     steps_per_task: int = 1
     initial_cut: int = 50
     exploration_noise: float = 0.3

@@ -90,6 +90,7 @@ class TrainingLogger(BaseLogger):
         self.take_losses = take_losses
         self.record: Record = {}
         self.started = time.perf_counter()
+        self.started_cpu = time.process_time()
         self.seconds_collect = 0.0
         self.seconds_update = 0.0
 
@@ -141,6 +142,7 @@ class TrainingLogger(BaseLogger):
             {
                 "iteration": epoch,
                 "seconds": time.perf_counter() - self.started,
+                "seconds_cpu": time.process_time() - self.started_cpu,
                 "seconds_collect": self.seconds_collect,
                 "seconds_update": self.seconds_update,
             }

@@ -48,8 +48,9 @@ GLOSSARY: dict[str, str] = {
 TIMING_GLOSSARY: dict[str, str] = {
     "iteration": "finished meta-iterations",
     "seconds": "wall-clock seconds since the process started or resumed the run",
-    "seconds_collect": "of these, seconds spent in collection",
-    "seconds_update": "of these, seconds spent in gradient steps",
+    "seconds_cpu": "CPU seconds of all threads of the process in this time",
+    "seconds_collect": "of the wall-clock seconds, seconds spent in collection",
+    "seconds_update": "of the wall-clock seconds, seconds spent in gradient steps",
 }
 
 #: Columns of evaluations.jsonl: one line per evaluation and protocol during training.

@@ -65,6 +65,7 @@ def train(
     overrides: Sequence[str] = (),
     progress: bool = True,
     threads: int = 1,
+    command: str = "",
 ) -> RunResult:
     """Trains an agent on a family and writes a run directory.
 
@@ -80,6 +81,7 @@ def train(
         overrides: `key=value` texts that change the configuration.
         progress: whether to show progress; the run's log file is written in any case.
         threads: threads of PyTorch and of the simulator.
+        command: command to record in `config.json`; by default that of the process.
 
     Returns:
         The result. After SIGINT or SIGTERM, the current iteration is finished and saved, and
@@ -110,7 +112,7 @@ def train(
         "device": device,
         "threads": threads,
         # Without the folder of the program, which has no meaning on another machine.
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.to_dict(),
     }
     folder.mkdir(parents=True, exist_ok=True)
