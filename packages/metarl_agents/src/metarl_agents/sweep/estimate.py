@@ -70,7 +70,7 @@ def _kind(job: Job) -> tuple[str, ...]:
 
 def seconds_per_step(job: Job) -> float:
     """CPU seconds per environment step of one iteration, with one thread."""
-    config = find_agent(job.agent).config(job.env_id, job.preset, job.overrides)
+    config = find_agent(job.agent).load().config_class().replace(job.config)
     records: list[Record] = []
     with tempfile.TemporaryDirectory() as folder, torch_threads(1):
         parts = assemble(

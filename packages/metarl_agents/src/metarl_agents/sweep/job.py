@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import metarl_envs
-from metarl_agents.common.config import ConfigError
+from metarl_agents.common.config import ConfigError, RunConfig
 from metarl_agents.registry import find_agent
 from metarl_agents.run.directory import versions, write_json
 
@@ -145,14 +145,16 @@ def make_job(
     seed: int,
     overrides: Mapping[str, str],
     device: str,
-    evaluations: tuple[Evaluation, ...],
+    evaluations: tuple[Evaluation, ...] = (),
+    config: RunConfig | None = None,
 ) -> Job:
-    """A job whose configuration comes from the agent's presets.
+    """A job whose configuration comes from the agent's presets, unless it is given.
 
     Raises:
         ConfigError: for an unknown agent, preset or key, or a bad value.
     """
-    config = find_agent(agent).config(env_id, preset, overrides)
+    if config is None:
+        config = find_agent(agent).config(env_id, preset, overrides)
     # As JSON will give it back: lists instead of tuples.
     values = json.loads(json.dumps(config.to_dict()))
     return Job(agent, env_id, preset, seed, dict(overrides), device, values, evaluations)

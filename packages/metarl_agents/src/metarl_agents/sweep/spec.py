@@ -117,7 +117,7 @@ def _group_jobs(values: Mapping[str, Any]) -> Iterator[Job]:
         config = find_agent(agent).config(env_id, preset, texts)
         check_evaluations(config, family)
         evaluations = _evaluations(values, config, family)
-        yield make_job(agent, env_id, preset, seed, texts, values["device"], evaluations)
+        yield make_job(agent, env_id, preset, seed, texts, values["device"], evaluations, config)
 
 
 def _evaluations(

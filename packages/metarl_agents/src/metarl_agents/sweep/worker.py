@@ -62,7 +62,7 @@ def run_job(folder: str | Path) -> str:
 
 def _advance(job: Job, path: Path, record: dict[str, Any]) -> str:
     run = path / RUN
-    made = make_job(job.agent, job.env_id, job.preset, job.seed, job.overrides, job.device, ())
+    made = make_job(job.agent, job.env_id, job.preset, job.seed, job.overrides, job.device)
     if made.key != json.loads((path / JOB).read_text(encoding="utf-8"))["key"]:
         raise ConfigError(
             "the preset, the family or the defaults of the agent have changed since the job was made; "
