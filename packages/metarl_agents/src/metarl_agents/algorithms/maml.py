@@ -59,7 +59,6 @@ class MAMLConfig(TrustRegionConfig):
             first. The released code halves alpha.
     """
 
-    evaluation_protocols: tuple[str, ...] = ("maml",)
     inner_steps: int = 1
     inner_step_size: float = 0.1
     second_order: bool = True
