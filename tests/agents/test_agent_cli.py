@@ -32,6 +32,8 @@ def test_an_evaluation_may_change_the_adaptation_and_two_are_compared(run_dir):
     assert all(path.exists() for path in reports)
     compared = invoke("compare", *reports)
     assert "difference, paired over 20 tasks and 1 seeds: mean" in compared.output
+    invoke("evaluate", run_dir, "--protocol", "mql", "--split", "validation", "--tasks", "2")
+    assert (run_dir / "report_validation_mql.json").exists()
 
 
 def test_what_cannot_be_changed_or_compared_is_said(run_dir):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
@@ -30,6 +31,7 @@ from metarl_agents.networks.encoders import (
 )
 from metarl_agents.networks.perceptrons import TwinCritic, mlp
 from metarl_agents.networks.targets import PolyakTarget
+from metarl_agents.registry import find_agent
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5))
@@ -106,6 +108,22 @@ def test_released_initial_weights_are_those_of_pearls_released_code():
         assert (layer.bias == 0.1).all()
     for values in (last.weight, last.bias):
         assert 0.95 * 3e-3 < values.abs().max() <= 3e-3
+
+
+@pytest.mark.parametrize(("agent", "networks"), [("pearl", 6), ("crl", 6), ("oracle", 5)])
+def test_agents_start_as_their_configuration_says(agent, networks):
+    """Actor, encoder, two critics, value network and its target copy: bounds of layers of width 50."""
+    algorithm_class = find_agent(agent).load()
+    widths = {"hidden": (50,)} | ({} if agent == "oracle" else {"encoder_hidden": (50,)})
+    for initial_weights in ("released", "fan_in"):
+        config = algorithm_class.config_class(initial_weights=initial_weights, **widths)
+        modules = build(algorithm_class, config).modules()
+        hidden = [m for m in modules if isinstance(m, torch.nn.Linear) and m.out_features == 50]
+        assert len(hidden) == networks
+        for layer in hidden:
+            assert layer.in_features < 20
+            bounds = {"released": 50**-0.5, "fan_in": layer.in_features**-0.5}
+            assert 0.9 * bounds[initial_weights] < layer.weight.abs().max() <= bounds[initial_weights]
 
 
 def test_initialisation_reads_and_writes_no_global_generator():

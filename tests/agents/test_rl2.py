@@ -237,6 +237,32 @@ def test_an_update_takes_one_step_per_epoch_and_starts_from_the_policy_that_acte
     assert all(not torch.equal(p, before[name]) for name, p in policy.model.named_parameters())
 
 
+def test_an_update_sees_executed_actions_and_raw_advantages_where_configured():
+    config = RL2Config(
+        outer_steps=1, recurrent_size=8, action_scale=1.5, gae_lambda=0.5, standardise_advantages=False
+    )
+    algorithm = build(RL2, config)
+    policy, seen = algorithm.policy, []
+    policy.begin_trials(TASKS, ROLLOUTS)
+    batch = episodes(0, np.full((TASKS, ROLLOUTS), 7))
+    policy.take(batch)
+    hook = policy.model.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    (losses,) = algorithm.outer_steps()
+    hook.remove()
+    given = torch.from_numpy(batch.act[0, 0] / 1.5).clip(-1, 1)
+    assert given.abs().max() == 1
+    for inputs_SRI in seen:
+        torch.testing.assert_close(inputs_SRI[1:7, 0, OBS : OBS + ACT], given[:-1])
+    # At the policy that acted the surrogate is minus the mean advantage, which standardised ones have at 0.
+    trials = trial_sequences(
+        [batch], gamma=config.gamma, gae_lambda=0.5, per_episode=False, standardise=False, action_scale=1.5,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    mean = (trials.advantage * trials.weight).sum()
+    assert mean.abs() > 1e-3
+    torch.testing.assert_close(losses["surrogate"], -mean, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "protocol",
     [

@@ -1,16 +1,22 @@
 """Collecting and adapting in trials, driven through a real environment; evaluation does the same."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
+import metarl_agents.algorithms.maml
+import metarl_agents.trials.algorithm
 import metarl_envs
 from metarl_agents.algorithms.joint_oracle import JointOracle, JointOracleConfig
 from metarl_agents.algorithms.maml import MAML, MAMLConfig
 from metarl_agents.algorithms.promp import ProMP, ProMPConfig
+from metarl_agents.common.threads import in_order
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.registry import find_agent
 from metarl_agents.run.assembly import assemble
+from metarl_agents.run.monitor import environment_arguments
 from metarl_agents.trials.adaptation import distribution, likelihood_loss
 from metarl_agents.trials.collector import TrialCollector
 from metarl_agents.trials.episodes import collect_episodes, task_steps
@@ -22,8 +28,8 @@ WALKER, POINT = "MetaWalker2d-Params-v0", "MetaPoint-Goal-v0"
 SMALL = {"hidden": (8,), "tasks_per_iteration": 3, "episodes_per_task": 2, "checkpoint_every": 1}
 
 
-def parts_of(agent, config, env_id=POINT, seed=3):
-    return assemble(agent, env_id, config, seed=seed, device=torch.device("cpu"), threads=1)
+def parts_of(agent, config, env_id=POINT, seed=3, threads=1):
+    return assemble(agent, env_id, config, seed=seed, device=torch.device("cpu"), threads=threads)
 
 
 def everything(policy):
@@ -212,19 +218,39 @@ def test_the_environment_gets_the_action_divided_by_its_scale(agent, monkeypatch
 @pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "tesp", "joint_oracle"])
 def test_an_update_does_not_depend_on_the_number_of_threads(agent, monkeypatch):
     config = find_agent(agent).config(POINT, "fast", {"hidden": "8", "tasks_per_iteration": 5})
-    found = []
+    found, used = [], set()
+
+    def recorded(work, parts, threads):
+        parts = list(parts)
+        used.add((len(parts), threads))
+        return in_order(work, parts, threads)
+
+    for module in (metarl_agents.algorithms.maml, metarl_agents.trials.algorithm):
+        monkeypatch.setattr(module, "in_order", recorded)
     for threads in (1, 3):
-        parts = parts_of(agent, config)
+        parts = parts_of(agent, config, threads=threads)
         # Chunks of one task each.
         monkeypatch.setattr(type(parts.algorithm.policy.model), "chunk_rows", 1)
-        parts.algorithm.threads = threads
         parts.collector.collect(n_step=1)
+        used.clear()
         losses = list(parts.algorithm.outer_steps())
+        assert used == {(5, threads)}
         found.append((losses, everything(parts.algorithm.policy)))
         parts.env.close()
     assert torch.equal(found[0][1], found[1][1])
     for one, other in zip(found[0][0], found[1][0], strict=True):
         assert {k: float(v) for k, v in one.items()} == {k: float(v) for k, v in other.items()}
+
+
+def test_threads_work_on_different_parts_at_the_same_time():
+    """Each of two waits until the other has begun."""
+    meeting = threading.Barrier(2)
+
+    def work(part):
+        meeting.wait(timeout=60)
+        return 10 * part
+
+    assert in_order(work, range(6), 2) == [0, 10, 20, 30, 40, 50]
 
 
 def test_later_steps_of_an_evaluation_may_be_shorter():
@@ -241,13 +267,20 @@ def test_later_steps_of_an_evaluation_may_be_shorter():
         own = {n: v - alpha * g for (n, v), g in zip(own.items(), slopes, strict=True)}
     for name, value in own.items():
         torch.testing.assert_close(policy.own[name], value.detach(), rtol=1e-4, atol=1e-5)
+    assert "later_step_scale" in MAMLConfig.evaluation_keys  # `metarl evaluate --set later_step_scale=0.5`
     parts.env.close()
 
 
 def test_a_run_may_have_a_time_limit_of_its_own():
-    parts = parts_of("maml", MAMLConfig(**SMALL, horizon=7))
+    config = MAMLConfig(**SMALL, horizon=7)
+    parts = parts_of("maml", config)
     stats = parts.collector.collect(n_step=1)
     assert set(stats.lens) == {7}
+    # Its evaluations have it too.
+    protocol = Protocol(adaptation_episodes=1, num_tasks=2)
+    arguments = environment_arguments(config, 1)
+    report = evaluate(parts.algorithm.trial_agent(), POINT, protocol, env_arguments=arguments)
+    assert (report.lengths == 7).all()
     parts.env.close()
 
 

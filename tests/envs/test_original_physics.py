@@ -72,6 +72,21 @@ def test_the_rllab_lineage_has_its_engines_inertias_by_default():
         metarl_envs.MetaEnv("MetaAnt-Goal-v0", inertia="old")
 
 
+@pytest.mark.parametrize("family_id", CURRENT)
+def test_the_rows_of_originals_state_the_masses_under_both_rules(family_id):
+    """Torso and front foot of the cheetahs, upper segments of the ants."""
+    if "Ant" in family_id:
+        masses = {inertia: (segments[0][0],) for inertia, segments in ANT_SEGMENTS.items()}
+    else:
+        masses = {inertia: (every[0], every[-1]) for inertia, every in CHEETAH_MASSES.items()}
+    row = metarl_envs.family(family_id).provenance[0]
+    for current, legacy in zip(masses["current"], masses["legacy"], strict=True):
+        assert f"{current:#.3g} kg instead of {legacy:#.3g} kg" in row["differs"]
+    assert "inertia='legacy'" in row["differs"]
+    assert "except the inertias of capsules" in row["same"]
+    assert "physics" not in row["same"]
+
+
 @pytest.mark.parametrize("family_id", [*CURRENT, *LEGACY])
 def test_the_inertias_change_the_motion(family_id):
     """An open-loop gait from the same start goes elsewhere within two seconds."""
