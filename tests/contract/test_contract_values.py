@@ -212,7 +212,7 @@ def test_positions_and_velocities_agree(family_id):
     """The velocity is the difference of positions over the step, as in Gymnasium's v5."""
     env = metarl_envs.MetaEnv(family_id)
     if isinstance(env._core.body, ShortBody):
-        return  # theirs is the measured velocity of the centre of mass; test_families.py compares it
+        return  # theirs is the measured velocity of the centre of mass; test_family_physics.py compares it
     dt = env._core.body.dt
     results = rollout(env, random_actions(env, 20), seed=0)
     for before, after in itertools.pairwise(results):
