@@ -3,7 +3,7 @@
 import gymnasium
 import pytest
 from bad_input import BAD_TASKS, bad_tasks, refused
-from contract_helpers import IDS, each_id, each_kind
+from contract_helpers import IDS, each_engine, each_id, each_kind
 
 import metarl_envs
 
@@ -58,7 +58,7 @@ def test_argument_outside_its_choices(family_id):
 
 
 @pytest.mark.parametrize("name", BAD_TASKS)
-@each_kind
+@each_engine
 def test_bad_task_at_construction(family_id, name):
     task, words = bad_tasks(family_id)[name]
     for make in _makers(family_id):

@@ -6,7 +6,15 @@ import gymnasium
 import numpy as np
 import pytest
 from bad_input import BAD_ACTIONS, BAD_TASKS, KINDS, bad_actions, bad_tasks, foreign, refused
-from contract_helpers import assert_same, each_id, each_kind, make_native, random_actions, rollout
+from contract_helpers import (
+    assert_same,
+    each_engine,
+    each_id,
+    each_kind,
+    make_native,
+    random_actions,
+    rollout,
+)
 
 import metarl_envs
 
@@ -43,7 +51,7 @@ def _check_unharmed(env, twin, actions, calls):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", BAD_ACTIONS)
-@each_kind
+@each_engine
 def test_bad_action(pair, vector_pair, name):
     for env, twin, actions in (pair, vector_pair):
         action, words = bad_actions(env.action_space.shape)[name]
@@ -52,7 +60,7 @@ def test_bad_action(pair, vector_pair, name):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", BAD_TASKS)
-@each_kind
+@each_engine
 def test_bad_task(pair, vector_pair, family_id, name):
     task, words = bad_tasks(family_id)[name]
     env, twin, actions = pair
@@ -255,7 +263,7 @@ STATE_KEYS = ("physics", "observation", "elapsed", "tasks", "generators", "ended
 @pytest.mark.long
 @pytest.mark.parametrize("key", STATE_KEYS)
 @pytest.mark.parametrize("defect", ["missing", "too short"])
-@each_kind
+@each_engine
 def test_incomplete_states(pair, vector_pair, key, defect):
     """A state that lacks a part, or has too little of one, is refused as a whole."""
     for env, twin, actions in (pair, vector_pair):

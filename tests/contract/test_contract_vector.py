@@ -4,19 +4,22 @@ import gymnasium
 import numpy as np
 import pytest
 from contract_helpers import (
+    BODY_IDS,
     IDS,
+    KIND_IDS,
     VARIANTS,
     assert_same,
     difference,
     each_body,
+    each_engine,
     each_id,
     each_kind,
     each_plain_body,
-    each_variant,
     make_native,
     random_actions,
     rollout,
     single_factories,
+    slow_unless,
     some_tasks,
 )
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -35,15 +38,24 @@ def _native_and_factories(family_id, mode, limit, **arguments):
     return native, single_factories(family_id, tasks, max_episode_steps=limit, **arguments)
 
 
-@pytest.mark.parametrize("observe_task", [False, pytest.param(True, marks=pytest.mark.long)])
-@RESETTING
-@each_variant
+def _is_compared_by_default(family_id, arguments, mode, observe_task):
+    """Each variant in one way; the other mode on each body, and the task observed on each kind of family."""
+    if mode == "NextStep" and not observe_task:
+        return True
+    return not arguments and family_id in (KIND_IDS if observe_task else BODY_IDS)
+
+
+@pytest.mark.parametrize(
+    ("family_id", "arguments", "mode", "observe_task"),
+    slow_unless(_is_compared_by_default, ("NextStep", "SameStep"), (False, True)),
+)
 def test_native_equals_sync(family_id, arguments, mode, observe_task):
+    mode = AutoresetMode(mode)
     native, factories = _native_and_factories(family_id, mode, 7, observe_task=observe_task, **arguments)
     sync = SyncVectorEnv(factories, autoreset_mode=mode)
     assert native.observation_space == sync.observation_space
     assert native.action_space == sync.action_space
-    actions = random_actions(native, 25)
+    actions = random_actions(native, 17)  # through two resets
     for seed in (3, None, [5, 2, 9, 2]):
         assert_same(rollout(native, actions, seed=seed), rollout(sync, actions, seed=seed))
     options = {"task": 1}
@@ -55,8 +67,8 @@ def test_native_equals_sync(family_id, arguments, mode, observe_task):
 
 
 @pytest.mark.process
-@RESETTING
-@each_kind
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@each_engine
 def test_native_equals_async(family_id, mode):
     native, factories = _native_and_factories(family_id, mode, 5)
     parallel = AsyncVectorEnv(factories, autoreset_mode=mode, context="fork")
@@ -69,14 +81,14 @@ def test_native_equals_async(family_id, mode):
 
 
 @pytest.mark.long
-@each_id
+@each_body
 def test_native_equals_sync_over_whole_episodes(family_id):
-    """At the family's own horizon, through two resets."""
+    """At the family's own horizon, through a reset."""
     horizon = metarl_envs.family(family_id).horizon
     tasks = some_tasks(family_id, 2)
     native = make_native(family_id, 2, tasks=tasks)
     sync = SyncVectorEnv(single_factories(family_id, tasks))
-    actions = random_actions(native, 2 * horizon + 5)
+    actions = random_actions(native, horizon + 5)
     assert_same(rollout(native, actions, seed=8), rollout(sync, actions, seed=8))
 
 
