@@ -50,6 +50,8 @@ VARIANTS = list(_variants())
 """Every id with its defaults, and with every other choice of each of its own arguments."""
 
 BODY_VARIANTS = [v for v in VARIANTS if v.values[0] in BODY_IDS]
+KIND_VARIANTS = [v for v in VARIANTS if v.values[0] in KIND_IDS and not v.values[1]]
+"""One id per kind of family, with its defaults."""
 
 # What others represent runs under the marker `slow`, so that the whole product stays available. A new id
 # is in every `each_id` and `each_variant` by itself, and in the others where it is the first of its body

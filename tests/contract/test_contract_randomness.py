@@ -9,8 +9,8 @@ from contract_helpers import (
     IDS,
     assert_same,
     each_body,
-    each_body_variant,
     each_id,
+    each_plain_body,
     make_native,
     random_actions,
     rollout,
@@ -51,7 +51,7 @@ def _specification(family_id):
 
 
 @pytest.mark.long
-@each_body_variant
+@each_plain_body
 def test_global_generators_are_left_alone(family_id, arguments):
     np.random.seed(7)  # noqa: NPY002
     random.seed(7)
