@@ -1,5 +1,11 @@
 """The option `--fast`, for a first answer in under a minute (see CONTRIBUTING.md), and shared fixtures."""
 
+import os
+
+# Before PyTorch and NumPy are loaded, here and in child processes: the workers share the cores, and a second
+# thread of OpenMP in each would wait in a loop for a core that another worker has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import gymnasium
 import pytest
 from representatives import BODY_IDS, IDS

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from metarl_agents import evaluate_run, load_agent, resume, train
 from metarl_agents.cli import app
 from metarl_agents.common.config import ConfigError
+from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import AGENTS, find_agent
 from metarl_agents.run.assembly import assemble
 from metarl_agents.run.checkpoint import CheckpointError, newest_checkpoint, read_checkpoint
@@ -331,9 +332,9 @@ def test_sparse_point_trains_on_the_dense_reward(tmp_path):
 def test_no_global_generator_is_touched(tmp_path):
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     random_before = random.getstate()
-    threads = torch.get_num_threads()
-    tiny(tmp_path / "run", steps=80 * 20 + 180)
+    with torch_threads(2):  # a run has one
+        tiny(tmp_path / "run", steps=80 * 20 + 180)
+        assert torch.get_num_threads() == 2
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
     assert random.getstate() == random_before
-    assert torch.get_num_threads() == threads
