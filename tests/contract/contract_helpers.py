@@ -52,6 +52,8 @@ VARIANTS = list(_variants())
 BODY_VARIANTS = [v for v in VARIANTS if v.values[0] in BODY_IDS]
 KIND_VARIANTS = [v for v in VARIANTS if v.values[0] in KIND_IDS and not v.values[1]]
 """One id per kind of family, with its defaults."""
+SPAWN_IDS = ENGINE_IDS[-2:]
+"""Without a model, and with varied models; a spawned process takes seconds to import everything."""
 
 # What others represent runs under the marker `slow`, so that the whole product stays available. A new id
 # is in every `each_id` and `each_variant` by itself, and in the others where it is the first of its body

@@ -176,7 +176,7 @@ def test_forked_children_go_on_with_the_same_numbers(tmp_path, selection):
     [
         ("fork", "KIND_IDS"),
         pytest.param("fork", "BODY_IDS", marks=pytest.mark.slow),
-        ("spawn", "ENGINE_IDS"),
+        ("spawn", "SPAWN_IDS"),
         pytest.param("spawn", "BODY_IDS", marks=pytest.mark.slow),
     ],
 )
@@ -189,7 +189,7 @@ def test_gymnasiums_workers(context, selection, tmp_path):
         assert_same(native, workers)
 
 
-@pytest.mark.parametrize("selection", ["ENGINE_IDS", pytest.param("BODY_IDS", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("selection", ["SPAWN_IDS", pytest.param("BODY_IDS", marks=pytest.mark.slow)])
 def test_spawned_children_go_on_with_the_same_numbers(tmp_path, selection):
     """A native environment travels to a spawned process as an argument."""
     _run(SPAWNING, selection, folder=tmp_path)

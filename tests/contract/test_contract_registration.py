@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from contract_helpers import (
     BODY_IDS,
+    ENGINE_IDS,
     IDS,
     KIND_IDS,
     assert_same,
     each_body_variant,
     each_id,
     each_kind,
-    each_plain_body,
     each_variant,
     make_native,
     random_actions,
@@ -165,8 +165,12 @@ def test_check_env_passes_without_a_warning(family_id, arguments, observe_task):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("observe_task", [False, pytest.param(True, marks=pytest.mark.slow)])
-@each_plain_body
+@pytest.mark.parametrize(
+    ("family_id", "arguments", "observe_task"),
+    slow_unless(
+        lambda i, arguments, observed: i in ENGINE_IDS and not arguments and not observed, (False, True)
+    ),
+)
 def test_check_env_with_rendering_passes_without_a_warning(family_id, arguments, observe_task):
     _check(family_id, skip_render_check=False, observe_task=observe_task, **arguments)
 

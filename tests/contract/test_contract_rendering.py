@@ -12,7 +12,6 @@ import mujoco
 import numpy as np
 import pytest
 from contract_helpers import (
-    BODY_IDS,
     DYNAMICS_IDS,
     ENGINE_IDS,
     FRAME,
@@ -165,8 +164,19 @@ def test_environments_that_were_drawn_can_be_copied(family_id):
         env.close()
 
 
-@pytest.mark.parametrize("how", ["closed", "dropped", "collected while drawing"])
-@each_engine
+@pytest.mark.parametrize(
+    ("family_id", "how"),
+    [
+        # Each engine in one way, and one of them in all ways.
+        pytest.param(i, how, marks=() if i in among else pytest.mark.slow)
+        for i in IDS
+        for how, among in (
+            ("closed", ENGINE_IDS),
+            ("dropped", ENGINE_IDS[:1]),
+            ("collected while drawing", ENGINE_IDS[:1]),
+        )
+    ],
+)
 def test_environments_do_not_disturb_each_others_frames(family_id, how, monkeypatch):
     """Whatever happens to one environment, and whenever, another goes on drawing what it drew."""
     env, other = (metarl_envs.MetaEnv(family_id, render_mode="rgb_array") for _ in range(2))
@@ -251,7 +261,7 @@ if sys.argv[1] == "close":
 @pytest.mark.parametrize(
     ("how", "ids"),
     [
-        pytest.param("close", BODY_IDS, id="close"),
+        pytest.param("close", ENGINE_IDS, id="close"),
         pytest.param("leave open", ENGINE_IDS, id="leave open"),
         pytest.param("close", IDS, id="close all", marks=pytest.mark.slow),
         pytest.param("leave open", IDS, id="leave all open", marks=pytest.mark.slow),

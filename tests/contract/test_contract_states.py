@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 from contract_helpers import (
+    BODY_VARIANTS,
     VARIANTS,
     assert_same,
     difference,
@@ -179,9 +180,10 @@ pickle.dump(results, open("results.pickle", "wb"))
 
 
 @pytest.mark.process
-def test_a_fresh_process_continues_from_json_and_npz_and_from_a_pickle(tmp_path):
+@pytest.mark.parametrize("variants", [BODY_VARIANTS, pytest.param(VARIANTS, marks=pytest.mark.slow)])
+def test_a_fresh_process_continues_from_json_and_npz_and_from_a_pickle(tmp_path, variants):
     job, expected = [], []
-    for i, (family_id, arguments) in enumerate(v.values for v in VARIANTS):
+    for i, (family_id, arguments) in enumerate(v.values for v in variants):
         tasks = [metarl_envs.family(family_id).sample_tasks(1, np.random.default_rng(0))[0], 1, 0]
         envs = make_native(family_id, 3, tasks=tasks, max_episode_steps=5, **arguments)
         rollout(envs, random_actions(envs, 8, seed=5), seed=i)

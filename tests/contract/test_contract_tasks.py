@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import metarl_envs
 
-FEW = settings(max_examples=3, deadline=None)
+FEW = settings(max_examples=2, deadline=None)
 
 
 @each_id

@@ -56,7 +56,8 @@ def test_native_equals_sync(family_id, arguments, mode, observe_task):
     assert native.observation_space == sync.observation_space
     assert native.action_space == sync.action_space
     actions = random_actions(native, 17)  # through two resets
-    for seed in (3, None, [5, 2, 9, 2]):
+    plain = not arguments and family_id in BODY_IDS
+    for seed in (3, None, [5, 2, 9, 2]) if plain else (3,):
         assert_same(rollout(native, actions, seed=seed), rollout(sync, actions, seed=seed))
     options = {"task": 1}
     assert_same(native.reset(seed=7, options=options), sync.reset(seed=7, options={"task": 1}))

@@ -120,10 +120,11 @@ def test_verify_names_the_one_family_with_a_changed_digit(run, spec_folder):
         content["test"][0][0] = float(np.nextafter(content["test"][0][0], 9.0))
 
     _rewrite(spec_folder / "tables" / "MetaAnt-Dir-v0.json", nudge)
-    status, out, _ = run("tasks", "verify")
+    status, out, _ = run("tasks", "verify", *KIND_IDS)
     assert status == 1
     lines = dict(line.split(": ", 1) for line in out.splitlines())
     assert "checksum" in lines.pop("MetaAnt-Dir-v0")
+    assert set(lines) == set(KIND_IDS) - {"MetaAnt-Dir-v0"}
     assert set(lines.values()) == {"ok"}
 
 
