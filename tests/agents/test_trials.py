@@ -157,6 +157,7 @@ def test_evaluation_adapts_as_training_does():
     parts.env.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "adapt_sv", "tesp", "rl2", "joint_oracle"])
 def test_every_agent_is_evaluated_where_episodes_end_early(agent):
     config = find_agent(agent).config(WALKER, "fast", {"hidden": "8", "tasks_per_iteration": 2})

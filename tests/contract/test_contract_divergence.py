@@ -271,6 +271,7 @@ def test_a_state_that_is_not_finite_does_not_leak(family_id):
         assert_finite(env.step(actions[2]))
 
 
+@pytest.mark.long
 @each_mujoco_body
 def test_a_diverging_simulation_raises_no_numpy_warning(family_id, arguments):
     """A program that turns warnings into errors goes on as well."""

@@ -65,6 +65,7 @@ def test_global_generators_are_left_alone(family_id, arguments):
     assert_same(first, _whole_life(family_id, arguments, 3))
 
 
+@pytest.mark.long
 @each_id
 def test_global_generators_are_not_read(family_id, monkeypatch):
     def refuse(*_, **__):

@@ -128,6 +128,7 @@ def test_max_episode_steps_is_honoured(family_id):
         envs.close()
 
 
+@pytest.mark.long
 @each_id
 def test_horizon_is_the_default_time_limit(family_id):
     horizon = metarl_envs.family(family_id).horizon
@@ -175,6 +176,7 @@ def test_check_env_with_rendering_passes_without_a_warning(family_id, arguments,
     _check(family_id, skip_render_check=False, observe_task=observe_task, **arguments)
 
 
+@pytest.mark.long
 @each_body_variant
 def test_passive_checker_is_silent(family_id, arguments):
     with warnings.catch_warnings():

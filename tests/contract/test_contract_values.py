@@ -84,6 +84,7 @@ def test_returned_arrays_are_fresh(family_id, arguments):
                 given[:] = 99.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("family_id", "arguments", "mode"),
     slow_unless(
@@ -183,6 +184,7 @@ def test_info_is_flat_with_the_same_keys_everywhere(family_id, arguments):
         assert not info["diverged"]
 
 
+@pytest.mark.long
 @each_variant
 def test_reward_terms_sum_to_the_reward(family_id, arguments):
     envs = make_native(family_id, 4, max_episode_steps=20, **arguments)

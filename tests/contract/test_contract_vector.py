@@ -99,6 +99,7 @@ def test_native_equals_sync_over_whole_episodes(family_id):
     assert_same(rollout(native, actions, seed=8), rollout(sync, actions, seed=8))
 
 
+@pytest.mark.long
 @each_plain_body
 def test_disabled_autoreset_equals_sync(family_id, arguments):
     native, factories = _native_and_factories(family_id, AutoresetMode.DISABLED, 4, **arguments)
@@ -214,6 +215,7 @@ def test_disabled_semantics(family_id):
     assert truncated.tolist() == [True, False, False]
 
 
+@pytest.mark.long
 @each_plain_body
 def test_masked_step_advances_only_the_selected(family_id, arguments):
     envs = make_native(family_id, 4, observe_task=True, **arguments)
@@ -261,6 +263,7 @@ def test_masked_out_pending_resets_wait(family_id, mode):
         assert_same(envs.step(action), twin.step(action))
 
 
+@pytest.mark.long
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_any_number_of_threads_gives_the_same_numbers(data):
@@ -276,6 +279,7 @@ def test_any_number_of_threads_gives_the_same_numbers(data):
         assert_same(results[0], other)
 
 
+@pytest.mark.long
 @each_plain_body
 def test_rows_do_not_depend_on_how_many_there_are(family_id, arguments):
     tasks = some_tasks(family_id, 5)
@@ -292,6 +296,7 @@ def test_rows_do_not_depend_on_how_many_there_are(family_id, arguments):
         assert_same(row, alone)
 
 
+@pytest.mark.long
 @RESETTING
 @each_kind
 def test_gymnasiums_vector_wrappers_work(family_id, mode):

@@ -64,6 +64,7 @@ def test_list(run):
             assert word in line
 
 
+@pytest.mark.long
 @each_id
 def test_describe(run, family_id, tmp_path):
     expected = page(metarl_envs.family(family_id))
@@ -90,6 +91,7 @@ def test_pages_have_sound_tables(family_id):
         assert elements == list(range(space.shape[0]))
 
 
+@pytest.mark.long
 def test_verify_everything(run):
     status, out, err = run("tasks", "verify")
     assert (status, err) == (0, "")
@@ -281,6 +283,7 @@ def test_render_a_clip(run, family_id, tmp_path):
     assert all((a != b).any() for a, b in itertools.pairwise(shown))
 
 
+@pytest.mark.long
 def test_render_a_film(run, tmp_path):
     path = tmp_path / "clip.mp4"
     assert run("render", "MetaAnt-Goal-v0", "--out", path, "--steps", 6, "--task", 3) == (0, f"{path}\n", "")

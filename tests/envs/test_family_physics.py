@@ -70,6 +70,7 @@ def test_hopper_ends_when_its_state_is_wild():
     assert body.fallen().tolist() == [False, True]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family_id", ["MetaHalfCheetah-VelShort-v0", *TESP])
 def test_never_ends_by_itself(family_id):
     env = MetaVectorEnv(family_id, 4, autoreset_mode="SameStep")

@@ -19,6 +19,7 @@ each_id = pytest.mark.parametrize("family_id", IDS)
 each_continuous = pytest.mark.parametrize("family_id", CONTINUOUS)
 
 
+@pytest.mark.long
 @each_id
 def test_derived_tables_are_the_frozen_ones(family_id):
     family = metarl_envs.family(family_id)
@@ -89,6 +90,7 @@ def test_validation_is_of_the_training_distribution_and_apart_from_every_split(f
     assert "validation and test share 2 tasks" in tables.overlaps(family, again)
 
 
+@pytest.mark.long
 @each_continuous
 def test_validation_is_drawn_by_philox_whatever_the_table_rule(family_id):
     """More of them begin with the same ones, and no other split depends on them."""

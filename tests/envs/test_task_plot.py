@@ -41,6 +41,7 @@ def _form(family_id):
     return len(family.parameter_names), family.parameter_units, len(family.splits)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family_id", ids_with(first_of_each(_form)))
 def test_every_task_is_drawn(family_id, drawn):
     family = metarl_envs.family(family_id)
