@@ -123,6 +123,7 @@ def test_entries_are_observation_action_reward():
     np.testing.assert_allclose(memory.returns, episodes.returns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("agent", SETTINGS)
 @pytest.mark.parametrize("env_id", [POINT, WALKER])
 def test_meta_updates_start_where_the_policies_acted(agent, env_id):
@@ -280,6 +281,7 @@ def full():
     parts.env.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_change_exactly_what_they_name(name, full):
     """Against the full method from the same seed, after one collection and one meta-update."""

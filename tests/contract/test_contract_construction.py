@@ -17,6 +17,7 @@ def _makers(family_id):
     )
 
 
+@pytest.mark.long
 @each_id
 def test_unknown_split(family_id):
     for make in _makers(family_id):

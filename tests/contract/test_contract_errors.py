@@ -83,6 +83,7 @@ def test_bad_task(pair, vector_pair, family_id, name):
     _check_unharmed(envs, twin, actions, calls)
 
 
+@pytest.mark.long
 @each_id
 def test_every_id_refuses_every_bad_action_and_task(pair, vector_pair, family_id):
     """All of them one after the other; the two tests above take each alone, and tasks by all ways in."""
@@ -217,6 +218,7 @@ def test_step_after_an_end_in_disabled_mode(family_id):
     assert_same(envs.step(actions[2]), twin.step(actions[2]))
 
 
+@pytest.mark.long
 @each_id
 def test_closed_environment(family_id):
     single = metarl_envs.MetaEnv(family_id, render_mode="rgb_array")

@@ -97,6 +97,7 @@ def test_unseeded_resets_continue_the_generator(family_id):
     np.testing.assert_array_equal(env.reset(seed=1)[0], a)
 
 
+@pytest.mark.long
 @each_body
 def test_a_vector_seed_spreads_over_the_simulations(family_id):
     envs = make_native(family_id, 4, task=0)

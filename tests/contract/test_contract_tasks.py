@@ -152,6 +152,7 @@ def test_tasks_survive_pickle_and_deepcopy(family_id):
             assert make_copy(env).unwrapped.split == make_copy(envs).split == "test"
 
 
+@pytest.mark.long
 @each_id
 def test_default_tasks_of_a_vector_environment(family_id):
     table = metarl_envs.family(family_id).tasks("test")

@@ -316,6 +316,7 @@ def test_gymnasiums_vector_wrappers_work(family_id, mode):
         assert_same(a, b)
 
 
+@pytest.mark.long
 @each_id
 def test_seeds_make_the_difference(family_id):
     """The comparisons above can fail: other seeds or tasks give other numbers."""

@@ -175,6 +175,7 @@ def test_multipliers_reach_the_simulation(family_id, physics):
         np.testing.assert_array_equal(engine(env).qpos[m], data.qpos)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family_id", SHORT)
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())

@@ -95,6 +95,7 @@ def frozen_digits(family_id, monkeypatch):
     monkeypatch.setattr(tables, "derive", lambda family: dict(rows))
 
 
+@pytest.mark.long
 @each_continuous
 def test_a_split_is_added_to_a_frozen_family(spec_folder, family_id, frozen_digits):
     path = spec_folder / "tables" / f"{family_id}.json"
@@ -132,6 +133,7 @@ def test_frozen_tables_are_not_frozen_again(spec_folder):
     assert {p: p.read_bytes() for p in spec_folder.rglob("*.json")} == before
 
 
+@pytest.mark.long
 @each_id
 def test_freezing_reproduces_the_shipped_files(spec_folder, family_id, frozen_digits):
     """The files in the repository are what `freeze` writes, to the byte."""

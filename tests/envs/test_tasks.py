@@ -80,6 +80,7 @@ def test_from_dict_takes_only_what_to_dict_writes(key):
 # Sampling beyond the tables
 
 
+@pytest.mark.long
 @each_id
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 30), data=st.data())
