@@ -1,8 +1,14 @@
 """The option `--fast`, for a first answer in under a minute (see CONTRIBUTING.md), and shared fixtures."""
 
+import os
+
+# Before PyTorch and NumPy are loaded, here and in child processes: the workers share the cores, and a second
+# thread of OpenMP in each would wait in a loop for a core that another worker has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import gymnasium
 import pytest
-from representatives import BODY_IDS, IDS
+from representatives import BODY_IDS, ENGINE_IDS, IDS
 
 from metarl_envs.families import directories, specs, tables
 
@@ -21,19 +27,18 @@ def own_registry(monkeypatch):
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--fast", action="store_true", help="one id per body, without the markers `process` and `long`"
-    )
+    parser.addoption("--fast", action="store_true", help="few ids, without the markers `process` and `long`")
 
 
 def _is_fast(item):
     """Whether a test belongs to the fast selection."""
     if item.get_closest_marker("process") or item.get_closest_marker("long"):
         return False
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    family_id = parameters.get("family_id")
-    only_defaults = not set(parameters.get("arguments", ())) - {"observe_task"}
-    return only_defaults and (family_id in BODY_IDS or family_id not in IDS)
+    parameters = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+    family_id = parameters.pop("family_id", None)
+    if set(parameters.pop("arguments", ())) - {"observe_task"}:
+        return False
+    return family_id not in IDS or family_id in (ENGINE_IDS if parameters else BODY_IDS)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -43,6 +43,10 @@ BODY_IDS = first_of_each(lambda i: metarl_envs.family(i).body)
 """One id per body, for what depends on the body alone."""
 KIND_IDS = first_of_each(_kind)
 """One id per kind of family, for code that all ids share."""
+ENGINE_IDS = first_of_each(
+    lambda i: (i in MUJOCO_IDS, "Params" in i, metarl_envs.family(i).objective == "on_target")
+)
+"""One id per way to simulate (no model, a model, varied models, a composed one), for costly tests."""
 
 
 def ids_with(representatives: tuple[str, ...], among: tuple[str, ...] = IDS) -> list[object]:

@@ -24,14 +24,14 @@ def invoke(*arguments, code=0):
 
 
 def test_an_evaluation_may_change_the_adaptation_and_two_are_compared(run_dir):
-    first = invoke("evaluate", run_dir, "--protocol", "mql")
+    first = invoke("evaluate", run_dir, "--protocol", "mql", "--tasks", 4)
     assert f"written: {run_dir}/report_test_mql.json and .png" in first.output
-    second = invoke("evaluate", run_dir, "--protocol", "mql", "--set", "adaptation=none")
+    second = invoke("evaluate", run_dir, "--protocol", "mql", "--tasks", 4, "--set", "adaptation=none")
     assert f"written: {run_dir}/report_test_mql_adaptation-none.json and .png" in second.output
     reports = (run_dir / "report_test_mql.json", run_dir / "report_test_mql_adaptation-none.json")
     assert all(path.exists() for path in reports)
     compared = invoke("compare", *reports)
-    assert "difference, paired over 20 tasks and 1 seeds: mean" in compared.output
+    assert "difference, paired over 4 tasks and 1 seeds: mean" in compared.output
     invoke("evaluate", run_dir, "--protocol", "mql", "--split", "validation", "--tasks", "2")
     assert (run_dir / "report_validation_mql.json").exists()
 

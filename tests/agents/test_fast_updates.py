@@ -123,6 +123,7 @@ def test_entries_are_observation_action_reward():
     np.testing.assert_allclose(memory.returns, episodes.returns)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("agent", SETTINGS)
 @pytest.mark.parametrize("env_id", [POINT, WALKER])
 def test_meta_updates_start_where_the_policies_acted(agent, env_id):
@@ -272,10 +273,18 @@ ABLATIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def full():
+    """The full method after one collection and one meta-update."""
+    parts, _ = one_iteration("tesp", embedding_penalty=0.1)
+    yield parts
+    parts.env.close()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_ablations_change_exactly_what_they_name(name):
+def test_ablations_change_exactly_what_they_name(name, full):
     """Against the full method from the same seed, after one collection and one meta-update."""
-    full, _ = one_iteration("tesp", embedding_penalty=0.1)
     cut, _ = one_iteration("tesp", **{"embedding_penalty": 0.1} | ABLATIONS[name])
     ours, theirs = (parts.algorithm.policy for parts in (full, cut))
     # All of them begin alike: the same weights, so the same warm-up batch.
@@ -299,7 +308,7 @@ def test_ablations_change_exactly_what_they_name(name):
     # Where the trial is the same, so are all its data.
     same_trial = all(torch.equal(a.act, b.act) for a, b in zip(ours.samples, theirs.samples, strict=True))
     assert same_trial == (name in ("V3", "V5"))
-    for parts in (full, cut, trial):
+    for parts in (cut, trial):
         parts.env.close()
 
 

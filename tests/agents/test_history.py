@@ -46,6 +46,7 @@ def where(buffer, row):
 lengths = st.lists(st.integers(1, 11), min_size=1, max_size=9)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(lengths, st.integers(1, 8), st.integers(0, 99))
 def test_windows_equal_a_step_by_step_roll_of_the_same_episode(lengths, length, seed):

@@ -49,6 +49,7 @@ def test_the_trial_takes_another_float32_path_only(monkeypatch):
     assert "gives the same products" in reason_against_onednn()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compute", [lambda a, b: (a.bfloat16() @ b.bfloat16()).float(), tf32])
 def test_the_trial_refuses_a_path_of_fewer_bits(compute, monkeypatch):
     pretend(monkeypatch, compute)
@@ -96,6 +97,7 @@ def test_here_the_choice_is_right_and_stays():
     assert matrix_products.relative_error(matrix_products.product(a, b, name), a.double() @ b.double()) < 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("agent", AGENTS)
 def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "choose_products", lambda wanted, device: "onednn")

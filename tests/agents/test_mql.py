@@ -140,6 +140,7 @@ def record(**changes):
         return calls, algorithm.adapt(new, buffer, 2), algorithm
 
 
+@pytest.mark.long
 def test_the_two_phases_are_as_long_as_configured_and_switches_change_what_they_name():
     calls, full, _ = record()
     assert [size for size, *_ in calls] == [10] * 6 + [16] * 10

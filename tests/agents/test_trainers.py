@@ -32,6 +32,7 @@ def attributes(path):
     return used | {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PRIVATE)
 def test_a_private_name_is_used_in_one_file(name):
     users = [

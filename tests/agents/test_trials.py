@@ -163,6 +163,7 @@ def test_evaluation_adapts_as_training_does():
     parts.env.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "adapt_sv", "tesp", "rl2", "joint_oracle"])
 def test_every_agent_is_evaluated_where_episodes_end_early(agent):
     config = find_agent(agent).config(WALKER, "fast", {"hidden": "8", "tasks_per_iteration": 2})
@@ -217,7 +218,8 @@ def test_the_environment_gets_the_action_divided_by_its_scale(agent, monkeypatch
 @pytest.mark.long
 @pytest.mark.parametrize("agent", ["maml", "promp", "meta_sgd", "tesp", "joint_oracle"])
 def test_an_update_does_not_depend_on_the_number_of_threads(agent, monkeypatch):
-    config = find_agent(agent).config(POINT, "fast", {"hidden": "8", "tasks_per_iteration": 5})
+    small = {"hidden": "8", "tasks_per_iteration": 5, "episodes_per_task": 2}
+    config = find_agent(agent).config(POINT, "fast", small)
     found, used = [], set()
 
     def recorded(work, parts, threads):

@@ -52,7 +52,7 @@ def test_curvature_products_are_those_of_the_full_hessian():
     torch.testing.assert_close(product(vector), hessian @ vector + 0.1 * vector, rtol=1e-8, atol=1e-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 999), st.floats(1e-4, 0.5), st.floats(0.1, 100.0))
 def test_a_step_never_leaves_its_region_and_never_makes_things_worse(seed, radius, scale):
     p = policy(seed)

@@ -1,6 +1,7 @@
 """What the contract tests share: the registry as test parameters, rollouts, equality bit for bit."""
 
 import functools
+import itertools
 
 import gymnasium
 import numpy as np
@@ -9,6 +10,7 @@ from representatives import (
     BODY_IDS,
     DISCRETE_IDS,
     DYNAMICS_IDS,
+    ENGINE_IDS,
     IDS,
     KIND_IDS,
     MUJOCO_IDS,
@@ -18,7 +20,19 @@ from representatives import (
 
 import metarl_envs
 
-__all__ = ["BODY_IDS", "DISCRETE_IDS", "DYNAMICS_IDS", "IDS", "KIND_IDS", "MUJOCO_IDS", "PLACED_IDS"]
+__all__ = [
+    "BODY_IDS",
+    "DISCRETE_IDS",
+    "DYNAMICS_IDS",
+    "ENGINE_IDS",
+    "IDS",
+    "KIND_IDS",
+    "MUJOCO_IDS",
+    "PLACED_IDS",
+]
+
+FRAME = 120
+"""Height and width of frames in tests without the mark `full_frames`, in pixels; see `conftest.py`."""
 
 
 def _variants():
@@ -36,6 +50,10 @@ VARIANTS = list(_variants())
 """Every id with its defaults, and with every other choice of each of its own arguments."""
 
 BODY_VARIANTS = [v for v in VARIANTS if v.values[0] in BODY_IDS]
+KIND_VARIANTS = [v for v in VARIANTS if v.values[0] in KIND_IDS and not v.values[1]]
+"""One id per kind of family, with its defaults."""
+SPAWN_IDS = ENGINE_IDS[-2:]
+"""Without a model, and with varied models; a spawned process takes seconds to import everything."""
 
 # What others represent runs under the marker `slow`, so that the whole product stays available. A new id
 # is in every `each_id` and `each_variant` by itself, and in the others where it is the first of its body
@@ -46,21 +64,36 @@ each_mujoco_id = pytest.mark.parametrize("family_id", MUJOCO_IDS)
 each_body = pytest.mark.parametrize("family_id", ids_with(BODY_IDS))
 each_mujoco_body = pytest.mark.parametrize("family_id", ids_with(BODY_IDS, MUJOCO_IDS))
 each_kind = pytest.mark.parametrize("family_id", ids_with(KIND_IDS))
+each_engine = pytest.mark.parametrize("family_id", ids_with(ENGINE_IDS))
+each_mujoco_engine = pytest.mark.parametrize("family_id", ids_with(ENGINE_IDS, MUJOCO_IDS))
 
 
-def _slow_unless(represents, variants=VARIANTS):
+def slow_unless(represents, *others, variants=VARIANTS):
+    """Parameters of every variant with every combination of others; those not represented are `slow`.
+
+    Args:
+        represents: whether (family id, arguments, one value of each of the others) runs by default.
+        others: the values of each further parameter.
+        variants: the ids with their arguments.
+    """
     return [
-        pytest.param(*v.values, id=v.id, marks=() if represents(*v.values) else pytest.mark.slow)
+        pytest.param(
+            *v.values,
+            *values,
+            id="-".join((v.id, *map(str, values))),
+            marks=() if represents(*v.values, *values) else pytest.mark.slow,
+        )
         for v in variants
+        for values in itertools.product(*others)
     ]
 
 
 each_body_variant = pytest.mark.parametrize(
-    ("family_id", "arguments"), _slow_unless(lambda i, arguments: i in BODY_IDS)
+    ("family_id", "arguments"), slow_unless(lambda i, arguments: i in BODY_IDS)
 )
 each_plain_body = pytest.mark.parametrize(
     ("family_id", "arguments"),
-    _slow_unless(lambda i, arguments: i in BODY_IDS and not arguments),
+    slow_unless(lambda i, arguments: i in BODY_IDS and not arguments),
 )
 """One id per body with its defaults; all other ids and arguments are `slow`."""
 

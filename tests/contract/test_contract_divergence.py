@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from contract_helpers import (
     BODY_IDS,
+    ENGINE_IDS,
     MUJOCO_IDS,
     assert_finite,
     assert_same,
@@ -57,9 +58,20 @@ each_mujoco_body = pytest.mark.parametrize(
 """One id per body with its defaults; all other ids and arguments are `slow`."""
 each_mujoco_body_and_how = pytest.mark.parametrize(
     ("family_id", "arguments", "how"),
-    _parameters(*((v, how, how == HOWS[0] or v in PLAIN_BODIES) for v in VARIANTS for how in HOWS)),
+    _parameters(
+        *(
+            (
+                v,
+                how,
+                v.values[0] in BODY_IDS
+                and (how == HOWS[0] or (v.values[0] in ENGINE_IDS and v in PLAIN_BODIES)),
+            )
+            for v in VARIANTS
+            for how in HOWS
+        )
+    ),
 )
-"""Every id and argument in one way, one id per body in all ways; all others are `slow`."""
+"""One id per body with every argument in one way, one per kind of engine in all ways; others are `slow`."""
 
 
 def _break(env, index, how):
@@ -259,6 +271,7 @@ def test_a_state_that_is_not_finite_does_not_leak(family_id):
         assert_finite(env.step(actions[2]))
 
 
+@pytest.mark.long
 @each_mujoco_body
 def test_a_diverging_simulation_raises_no_numpy_warning(family_id, arguments):
     """A program that turns warnings into errors goes on as well."""

@@ -142,7 +142,14 @@ def _run(script, *arguments, folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("selection", ["BODY_VARIANTS", pytest.param("VARIANTS", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "selection",
+    [
+        "KIND_VARIANTS",
+        pytest.param("BODY_VARIANTS", marks=pytest.mark.slow),
+        pytest.param("VARIANTS", marks=pytest.mark.slow),
+    ],
+)
 def test_forked_children_go_on_with_the_same_numbers(tmp_path, selection):
     """Stepped, multi-threaded native environments are inherited by two children and used in all three.
 
@@ -167,8 +174,9 @@ def test_forked_children_go_on_with_the_same_numbers(tmp_path, selection):
 @pytest.mark.parametrize(
     ("context", "selection"),
     [
-        ("fork", "BODY_IDS"),
-        ("spawn", "KIND_IDS"),
+        ("fork", "KIND_IDS"),
+        pytest.param("fork", "BODY_IDS", marks=pytest.mark.slow),
+        ("spawn", "SPAWN_IDS"),
         pytest.param("spawn", "BODY_IDS", marks=pytest.mark.slow),
     ],
 )
@@ -181,7 +189,7 @@ def test_gymnasiums_workers(context, selection, tmp_path):
         assert_same(native, workers)
 
 
-@pytest.mark.parametrize("selection", ["KIND_IDS", pytest.param("BODY_IDS", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("selection", ["SPAWN_IDS", pytest.param("BODY_IDS", marks=pytest.mark.slow)])
 def test_spawned_children_go_on_with_the_same_numbers(tmp_path, selection):
     """A native environment travels to a spawned process as an argument."""
     _run(SPAWNING, selection, folder=tmp_path)

@@ -9,8 +9,8 @@ from contract_helpers import (
     IDS,
     assert_same,
     each_body,
-    each_body_variant,
     each_id,
+    each_plain_body,
     make_native,
     random_actions,
     rollout,
@@ -51,7 +51,7 @@ def _specification(family_id):
 
 
 @pytest.mark.long
-@each_body_variant
+@each_plain_body
 def test_global_generators_are_left_alone(family_id, arguments):
     np.random.seed(7)  # noqa: NPY002
     random.seed(7)
@@ -65,6 +65,7 @@ def test_global_generators_are_left_alone(family_id, arguments):
     assert_same(first, _whole_life(family_id, arguments, 3))
 
 
+@pytest.mark.long
 @each_id
 def test_global_generators_are_not_read(family_id, monkeypatch):
     def refuse(*_, **__):
@@ -96,6 +97,7 @@ def test_unseeded_resets_continue_the_generator(family_id):
     np.testing.assert_array_equal(env.reset(seed=1)[0], a)
 
 
+@pytest.mark.long
 @each_body
 def test_a_vector_seed_spreads_over_the_simulations(family_id):
     envs = make_native(family_id, 4, task=0)

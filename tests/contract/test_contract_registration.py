@@ -9,16 +9,19 @@ import gymnasium
 import numpy as np
 import pytest
 from contract_helpers import (
+    BODY_IDS,
+    ENGINE_IDS,
     IDS,
+    KIND_IDS,
     assert_same,
     each_body_variant,
     each_id,
     each_kind,
-    each_plain_body,
     each_variant,
     make_native,
     random_actions,
     rollout,
+    slow_unless,
 )
 from gymnasium.utils.env_checker import check_env
 
@@ -46,10 +49,10 @@ def test_make_is_usable_at_once(family_id):
 
 
 @pytest.mark.process
-def test_module_prefix_imports_and_makes_every_id():
+def test_module_prefix_imports_and_makes_ids():
     code = (
         "import gymnasium\n"
-        f"for family_id in {IDS!r}:\n"
+        f"for family_id in {KIND_IDS!r}:\n"
         "    env = gymnasium.make('metarl_envs:' + family_id)\n"
         "    observation, info = env.reset(seed=0)\n"
         "    env.step(env.action_space.sample())\n"
@@ -60,7 +63,7 @@ def test_module_prefix_imports_and_makes_every_id():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == list(IDS)
+    assert done.stdout.split() == list(KIND_IDS)
 
 
 @each_id
@@ -125,6 +128,7 @@ def test_max_episode_steps_is_honoured(family_id):
         envs.close()
 
 
+@pytest.mark.long
 @each_id
 def test_horizon_is_the_default_time_limit(family_id):
     horizon = metarl_envs.family(family_id).horizon
@@ -151,19 +155,28 @@ def _check(family_id, skip_render_check, **arguments):
         check_env(env, skip_render_check=skip_render_check)
 
 
-@pytest.mark.parametrize("observe_task", [False, True])
-@each_variant
+@pytest.mark.parametrize(
+    ("family_id", "arguments", "observe_task"),
+    slow_unless(
+        lambda i, arguments, observed: not observed or (i in BODY_IDS and not arguments), (False, True)
+    ),
+)
 def test_check_env_passes_without_a_warning(family_id, arguments, observe_task):
     _check(family_id, skip_render_check=True, observe_task=observe_task, **arguments)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("observe_task", [False, pytest.param(True, marks=pytest.mark.slow)])
-@each_plain_body
+@pytest.mark.parametrize(
+    ("family_id", "arguments", "observe_task"),
+    slow_unless(
+        lambda i, arguments, observed: i in ENGINE_IDS and not arguments and not observed, (False, True)
+    ),
+)
 def test_check_env_with_rendering_passes_without_a_warning(family_id, arguments, observe_task):
     _check(family_id, skip_render_check=False, observe_task=observe_task, **arguments)
 
 
+@pytest.mark.long
 @each_body_variant
 def test_passive_checker_is_silent(family_id, arguments):
     with warnings.catch_warnings():

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 from contract_helpers import (
     DYNAMICS_IDS,
+    ENGINE_IDS,
+    FRAME,
+    IDS,
     assert_same,
     each_body,
-    each_body_variant,
+    each_engine,
     each_mujoco_body,
+    each_mujoco_engine,
+    each_plain_body,
     make_native,
     random_actions,
     rollout,
@@ -27,9 +32,9 @@ import metarl_envs
 pytestmark = pytest.mark.long
 
 
-def _check_frame(frame):
+def _check_frame(frame, size=FRAME):
     assert isinstance(frame, np.ndarray)
-    assert frame.shape == (480, 480, 3)
+    assert frame.shape == (size, size, 3)
     assert frame.dtype == np.uint8
     assert frame.std() > 1.0
 
@@ -41,16 +46,18 @@ def _assert_same_frame(a, b):
     assert differing.mean() < 0.005, f"{differing.mean():.4%} of the pixels differ, by up to {largest}"
 
 
-def _frame(family_id, task, steps=5, **arguments):
+def _frame(env, task):
     """A frame of a task after some steps: then even a marker that moves with time has left its start."""
-    env = metarl_envs.MetaEnv(family_id, split="test", task=task, render_mode="rgb_array", **arguments)
-    rollout(env, random_actions(env, steps), seed=0)
-    frame = env.render()
-    env.close()
-    return frame
+    env.reset(seed=0, options={"task": task})
+    rollout(env, random_actions(env, 5), reset=False)
+    return env.render()
 
 
-@each_body_variant
+def _drawn(family_id):
+    return metarl_envs.MetaEnv(family_id, split="test", render_mode="rgb_array")
+
+
+@each_plain_body
 def test_single_frames(family_id, arguments):
     env = gymnasium.make(family_id, render_mode="rgb_array", **arguments)
     env.reset(seed=0)
@@ -63,6 +70,19 @@ def test_single_frames(family_id, arguments):
     env.close()
 
 
+@pytest.mark.full_frames
+@each_engine
+def test_frames_have_the_documented_size(family_id):
+    env = metarl_envs.MetaEnv(family_id, render_mode="rgb_array")
+    envs = make_native(family_id, 2, render_mode="rgb_array")
+    for e in (env, envs):
+        e.reset(seed=0)
+    frames = envs.render()
+    assert len(frames) == 2
+    for frame in (env.render(), *frames):
+        _check_frame(frame, 480)
+
+
 @each_body
 def test_no_frame_without_a_render_mode(family_id):
     env = gymnasium.make(family_id)
@@ -71,7 +91,7 @@ def test_no_frame_without_a_render_mode(family_id):
     assert make_native(family_id, 2).render() is None
 
 
-@each_body
+@each_engine
 def test_vector_frames(family_id):
     envs = make_native(family_id, 3, split="test", render_mode="rgb_array")
     actions = random_actions(envs, 1)  # no episode ends in it
@@ -91,8 +111,9 @@ def test_vector_frames(family_id):
 def test_the_goal_is_drawn(family_id):
     """Frames of one state differ between tasks, and for one task they are the same."""
     tasks = metarl_envs.family(family_id).tasks("test")[:8]
-    frames = [_frame(family_id, task) for task in tasks]
-    _assert_same_frame(_frame(family_id, tasks[0]), frames[0])
+    env, other = _drawn(family_id), _drawn(family_id)
+    frames = [_frame(env, task) for task in tasks]
+    _assert_same_frame(_frame(other, tasks[0]), frames[0])
     for i, a in enumerate(frames):
         for j, b in enumerate(frames[:i]):
             assert (a != b).any(), f"tasks {tasks[j].parameters} and {tasks[i].parameters} look the same"
@@ -111,7 +132,8 @@ def test_a_changed_task_is_drawn(family_id):
     assert (env.render() != first).any()
     if metarl_envs.family(family_id).objective == "on_target":
         return  # the other task may have started elsewhere, or ended
-    _assert_same_frame(env.render(), _frame(family_id, tasks[1]))
+    changed = env.render()
+    _assert_same_frame(changed, _frame(env, tasks[1]))
 
 
 @each_body
@@ -127,7 +149,7 @@ def test_frames_are_fresh_and_change_nothing(family_id):
         assert_same(env.step(action), twin.step(action))
 
 
-@each_body
+@each_engine
 def test_environments_that_were_drawn_can_be_copied(family_id):
     for env in (
         metarl_envs.MetaEnv(family_id, render_mode="rgb_array"),
@@ -142,8 +164,19 @@ def test_environments_that_were_drawn_can_be_copied(family_id):
         env.close()
 
 
-@pytest.mark.parametrize("how", ["closed", "dropped", "collected while drawing"])
-@each_body
+@pytest.mark.parametrize(
+    ("family_id", "how"),
+    [
+        # Each engine in one way, and one of them in all ways.
+        pytest.param(i, how, marks=() if i in among else pytest.mark.slow)
+        for i in IDS
+        for how, among in (
+            ("closed", ENGINE_IDS),
+            ("dropped", ENGINE_IDS[:1]),
+            ("collected while drawing", ENGINE_IDS[:1]),
+        )
+    ],
+)
 def test_environments_do_not_disturb_each_others_frames(family_id, how, monkeypatch):
     """Whatever happens to one environment, and whenever, another goes on drawing what it drew."""
     env, other = (metarl_envs.MetaEnv(family_id, render_mode="rgb_array") for _ in range(2))
@@ -171,7 +204,7 @@ def test_environments_do_not_disturb_each_others_frames(family_id, how, monkeypa
     env.close()
 
 
-@each_mujoco_body
+@each_mujoco_engine
 def test_the_renderer_is_made_at_the_first_frame(family_id, monkeypatch):
     made = []
     real = mujoco.Renderer
@@ -208,7 +241,7 @@ def test_without_opengl_the_sentence_says_what_to_do(family_id, monkeypatch):
 HEADLESS = """
 import gymnasium, metarl_envs, sys
 kept = []
-for family_id in metarl_envs.registered_ids():
+for family_id in sys.argv[2:]:
     env = gymnasium.make(family_id, render_mode="rgb_array")
     env.reset(seed=0)
     env.step(env.action_space.sample())
@@ -217,7 +250,7 @@ for family_id in metarl_envs.registered_ids():
     envs.reset(seed=0)
     print(family_id, frame.shape, frame.std() > 1, len(envs.render()))
     kept.append((env, envs))  # alive, with their renderers, when the interpreter ends
-if "close" in sys.argv:
+if sys.argv[1] == "close":
     for pair in kept:
         for env in pair:
             env.close()
@@ -225,17 +258,29 @@ if "close" in sys.argv:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("how", ["close", "leave open"])
-def test_headless_and_silent_to_the_end(how):
+@pytest.mark.parametrize(
+    ("how", "ids"),
+    [
+        pytest.param("close", ENGINE_IDS, id="close"),
+        pytest.param("leave open", ENGINE_IDS, id="leave open"),
+        pytest.param("close", IDS, id="close all", marks=pytest.mark.slow),
+        pytest.param("leave open", IDS, id="leave all open", marks=pytest.mark.slow),
+    ],
+)
+def test_headless_and_silent_to_the_end(how, ids):
     """Without a display and without a chosen backend; nothing is complained of, not even at exit."""
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     done = subprocess.run(
-        [sys.executable, "-c", HEADLESS, how], capture_output=True, text=True, timeout=180, env=environment
+        [sys.executable, "-c", HEADLESS, how, *ids],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.splitlines() == [f"{i} (480, 480, 3) True 2" for i in metarl_envs.registered_ids()]
+    assert done.stdout.splitlines() == [f"{i} (480, 480, 3) True 2" for i in ids]
 
 
 @pytest.mark.process

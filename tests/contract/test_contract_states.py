@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 from contract_helpers import (
+    BODY_VARIANTS,
     VARIANTS,
     assert_same,
     difference,
@@ -78,6 +79,7 @@ def test_set_state_continues_bit_for_bit(family_id, arguments):
     assert_same(state, kept)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @each_plain_body
 def test_vector_set_state_continues_bit_for_bit(family_id, arguments, mode):
@@ -105,6 +107,7 @@ def test_vector_set_state_continues_bit_for_bit(family_id, arguments, mode):
         assert_same(*results)
 
 
+@pytest.mark.long
 @each_kind
 def test_states_of_environments_that_were_never_reset(family_id):
     for env, other in (
@@ -136,6 +139,7 @@ def test_terminated_flag_and_seed_survive(family_id):
             e.step(np.zeros(env.action_space.shape))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", COPIES)
 @each_kind
 def test_asking_a_copy_for_its_seed_changes_nothing(family_id, how):
@@ -179,9 +183,10 @@ pickle.dump(results, open("results.pickle", "wb"))
 
 
 @pytest.mark.process
-def test_a_fresh_process_continues_from_json_and_npz_and_from_a_pickle(tmp_path):
+@pytest.mark.parametrize("variants", [BODY_VARIANTS, pytest.param(VARIANTS, marks=pytest.mark.slow)])
+def test_a_fresh_process_continues_from_json_and_npz_and_from_a_pickle(tmp_path, variants):
     job, expected = [], []
-    for i, (family_id, arguments) in enumerate(v.values for v in VARIANTS):
+    for i, (family_id, arguments) in enumerate(v.values for v in variants):
         tasks = [metarl_envs.family(family_id).sample_tasks(1, np.random.default_rng(0))[0], 1, 0]
         envs = make_native(family_id, 3, tasks=tasks, max_episode_steps=5, **arguments)
         rollout(envs, random_actions(envs, 8, seed=5), seed=i)
@@ -203,6 +208,7 @@ def test_a_fresh_process_continues_from_json_and_npz_and_from_a_pickle(tmp_path)
     assert_same(pickle.loads((tmp_path / "results.pickle").read_bytes()), expected)
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_copies_of_wrapped_environments_at_random_moments(data):
@@ -230,6 +236,7 @@ def test_copies_of_wrapped_environments_at_random_moments(data):
         assert results[0][limit - moment - 1 if moment < limit else -2][3] is True
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_copies_of_vector_environments_at_random_moments(data):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import metarl_envs
 
-FEW = settings(max_examples=8, deadline=None)
+FEW = settings(max_examples=2, deadline=None)
 
 
 @each_id
@@ -137,6 +137,7 @@ def test_tasks_survive_autoreset(family_id, mode):
     envs.close()
 
 
+@pytest.mark.long
 @each_kind
 def test_tasks_survive_pickle_and_deepcopy(family_id):
     drawn = metarl_envs.family(family_id).sample_tasks(1, np.random.default_rng(4))[0]
@@ -151,6 +152,7 @@ def test_tasks_survive_pickle_and_deepcopy(family_id):
             assert make_copy(env).unwrapped.split == make_copy(envs).split == "test"
 
 
+@pytest.mark.long
 @each_id
 def test_default_tasks_of_a_vector_environment(family_id):
     table = metarl_envs.family(family_id).tasks("test")
@@ -189,6 +191,7 @@ def test_set_tasks_with_and_without_a_mask(family_id):
     assert info["task_id"].tolist() == [b.index] * 3
 
 
+@pytest.mark.long
 @each_id
 def test_vectorised_tasks_are_the_rows_tasks(family_id):
     """Row i of a vector environment plays the task that the single environment i plays."""

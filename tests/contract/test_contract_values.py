@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 from contract_helpers import (
+    BODY_IDS,
     DYNAMICS_IDS,
     PLACED_IDS,
     assert_same,
@@ -22,17 +23,21 @@ from contract_helpers import (
     make_native,
     random_actions,
     rollout,
+    slow_unless,
     some_tasks,
 )
-from gymnasium.vector import AutoresetMode
 
 import metarl_envs
 from metarl_envs.bodies.rllab import ShortBody
 from metarl_envs.families import models, tables
 
 
-@pytest.mark.parametrize("observe_task", [False, True])
-@each_variant
+@pytest.mark.parametrize(
+    ("family_id", "arguments", "observe_task"),
+    slow_unless(
+        lambda i, arguments, observed: not observed or (i in BODY_IDS and not arguments), (False, True)
+    ),
+)
 def test_observations_are_float32_inside_the_space(family_id, arguments, observe_task):
     env = metarl_envs.MetaEnv(family_id, observe_task=observe_task, **arguments)
     assert env.observation_space.dtype == np.float32
@@ -79,8 +84,14 @@ def test_returned_arrays_are_fresh(family_id, arguments):
                 given[:] = 99.0
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-@each_body_variant
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("family_id", "arguments", "mode"),
+    slow_unless(
+        lambda i, arguments, mode: i in BODY_IDS and (mode == "NextStep" or not arguments),
+        ("NextStep", "SameStep"),
+    ),
+)
 def test_returned_vector_arrays_are_fresh(family_id, arguments, mode):
     envs, twin = (
         make_native(family_id, 3, observe_task=True, max_episode_steps=4, autoreset_mode=mode, **arguments)
@@ -173,6 +184,7 @@ def test_info_is_flat_with_the_same_keys_everywhere(family_id, arguments):
         assert not info["diverged"]
 
 
+@pytest.mark.long
 @each_variant
 def test_reward_terms_sum_to_the_reward(family_id, arguments):
     envs = make_native(family_id, 4, max_episode_steps=20, **arguments)
@@ -212,7 +224,7 @@ def test_positions_and_velocities_agree(family_id):
     """The velocity is the difference of positions over the step, as in Gymnasium's v5."""
     env = metarl_envs.MetaEnv(family_id)
     if isinstance(env._core.body, ShortBody):
-        return  # theirs is the measured velocity of the centre of mass; test_families.py compares it
+        return  # theirs is the measured velocity of the centre of mass; test_family_physics.py compares it
     dt = env._core.body.dt
     results = rollout(env, random_actions(env, 20), seed=0)
     for before, after in itertools.pairwise(results):

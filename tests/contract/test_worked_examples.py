@@ -1,6 +1,7 @@
 """The families of `examples/my_robots`, made by CONTRIBUTING's commands and held to the whole contract.
 
-Every test of this folder that takes nothing but an id runs on them, as it runs on the shipped ids.
+Every test of this folder that takes nothing but an id runs on them, as it runs on the shipped ids. The long
+ones run on the new body; on the hopper, a shipped body, they are `slow`.
 """
 
 import importlib
@@ -24,6 +25,11 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "my_robots" / "src
 EXAMPLE_IDS = ("MetaHopper-Vel-v0", "MetaSwimmer-Dir-v0")
 
 
+def _module_marks(name):
+    marks = getattr(sys.modules[name], "pytestmark", [])
+    return marks if isinstance(marks, list) else [marks]
+
+
 def _contract():
     """Yields the tests of an id and of an id's arguments."""
     for path in sorted(Path(__file__).parent.glob("test_contract_*.py")):
@@ -33,7 +39,11 @@ def _contract():
             needed = set(inspect.signature(test).parameters)
             marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name != "parametrize"]
             if "family_id" in needed and needed <= {"family_id", "arguments"}:
-                yield pytest.param(test, id=f"{path.stem}-{name}", marks=marks)
+                is_long = any(m.name == "long" for m in (*marks, *_module_marks(path.stem)))
+                for family_id in EXAMPLE_IDS:
+                    more = [pytest.mark.slow] if is_long and family_id == EXAMPLE_IDS[0] else []
+                    name_ = f"{path.stem}-{name}-{family_id}"
+                    yield pytest.param(test, family_id, id=name_, marks=[*marks, *more])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,8 +71,7 @@ def examples(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family_id", EXAMPLE_IDS)
-@pytest.mark.parametrize("test", list(_contract()))
+@pytest.mark.parametrize(("test", "family_id"), list(_contract()))
 def test_the_contract_holds(test, family_id):
     arguments = {"arguments": {}} if "arguments" in inspect.signature(test).parameters else {}
     test(family_id=family_id, **arguments)

@@ -198,13 +198,13 @@ def test_states_and_observations_are_composers(family_id, num, monkeypatch, tmp_
 
 
 @pytest.mark.long
-def test_falls_are_what_the_contact_list_says(monkeypatch, tmp_path):
-    """5000 states of humanoids that stand, fall and lie, against MuJoCo's list of contacts."""
+@pytest.mark.parametrize("num", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_falls_are_what_the_contact_list_says(num, monkeypatch, tmp_path):
+    """1000 or 5000 states of humanoids that stand, fall and lie, against MuJoCo's list of contacts."""
     monkeypatch.chdir(tmp_path)
     walker = cmu_humanoid.CMUHumanoidPositionControlledV2020()
     reference = _environment(_walker_task(walker))
     reference.reset()
-    num = 50
     env = MetaVectorEnv("MetaCMUHumanoid-GoToTarget-v0", num, num_threads=2)
     env.reset(seed=0)
     body = env._core.body
@@ -224,6 +224,6 @@ def test_falls_are_what_the_contact_list_says(monkeypatch, tmp_path):
             assert listed == found[i]
             falls += listed
             states += 1
-    assert states == 5000
-    assert 500 < falls < 4500
+    assert states == 100 * num
+    assert 0.1 < falls / states < 0.9
     env.close()

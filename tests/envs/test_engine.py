@@ -12,6 +12,7 @@ from metarl_envs.simulation import engine as engines
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("contact_forces", [False, True])
 @pytest.mark.parametrize("body", [b for b in BODIES if b != "point"])
 def test_engines_agree(body, contact_forces):

@@ -80,4 +80,4 @@ def test_import_costs_little_beyond_gymnasium():
         "import metarl_envs\n"
         "print(json.dumps(time.perf_counter() - start))"
     )
-    assert min(_run(code) for _ in range(7)) <= 0.15
+    assert any(_run(code) <= 0.15 for _ in range(7))

@@ -136,6 +136,7 @@ def test_a_control_cost_of_full_torque():
             assert env.step(np.full(size, action))[4]["reward_control"] == pytest.approx(-cost, rel=1e-12)
 
 
+@pytest.mark.long
 def test_an_ant_that_does_nothing():
     """Minus 200 times the L1 distance of the goal, up to where the ant tumbles, task by task.
 

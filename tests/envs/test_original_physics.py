@@ -149,6 +149,7 @@ def test_what_lags_by_a_substep_and_what_does_not():
         assert not any("substep" in text for row in rows for text in row.values())
 
 
+@pytest.mark.long
 def test_the_wheeled_robots_row_states_what_its_reward_does_not_lag():
     """At full speed the original's position, one Euler step old, is 0.049 of reward from ours."""
     envs = metarl_envs.MetaVectorEnv("MetaWheeled-Goal-v0", 100)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import gymnasium
 import numpy as np
@@ -303,6 +304,20 @@ def test_keys_that_contradict_each_other(key, value, words):
     content[key] = value
     with pytest.raises(SpecError, match=words):
         specs.parse("MetaPoint-Goal-v0", content)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"split": "ood"}, "subsets.crl.split must be one of 'train', 'validation', 'test'"),
+        ({"count": 101}, "subsets.crl.count must be at most 100, the size of train"),
+    ],
+)
+def test_a_subset_is_part_of_a_split(change, words):
+    content = specs.read_toml(directories.spec_directory() / "MetaHumanoid-Dir2D-v0.toml")
+    content["subsets"]["crl"] |= change
+    with pytest.raises(SpecError, match=re.escape(words)):
+        specs.parse("MetaHumanoid-Dir2D-v0", content)
 
 
 def test_an_objectives_argument_changes_no_model():

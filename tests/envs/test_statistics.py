@@ -159,6 +159,7 @@ def test_point_estimates_equal_rliable(x, y, thresholds):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("over_tasks", [False, True])
 def test_intervals_agree_with_rliable(monkeypatch, over_tasks):
     # rliable draws from NumPy's global generator; its draws are diverted to one of the test's own.

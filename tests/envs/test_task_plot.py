@@ -3,6 +3,7 @@
 import matplotlib.figure
 import numpy as np
 import pytest
+from representatives import first_of_each, ids_with
 
 import metarl_envs
 from metarl_envs.pages.task_plot import plot_tasks
@@ -34,7 +35,14 @@ def drawn(monkeypatch, tmp_path):
     return draw
 
 
-@pytest.mark.parametrize("family_id", metarl_envs.registered_ids())
+def _form(family_id):
+    """What the form of the picture depends on."""
+    family = metarl_envs.family(family_id)
+    return len(family.parameter_names), family.parameter_units, len(family.splits)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family_id", ids_with(first_of_each(_form)))
 def test_every_task_is_drawn(family_id, drawn):
     family = metarl_envs.family(family_id)
     points, *others = drawn(family)

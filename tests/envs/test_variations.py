@@ -93,6 +93,7 @@ def run_a_little(family):
     return observation, reward
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("body", BODIES)
 def test_one_file_is_a_variation_of_every_body(write, capsys, body):
     """The files that CONTRIBUTING describes, frozen and run."""

@@ -1,5 +1,6 @@
 """The built packages carry all they need and work away from the repository."""
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from representatives import BODY_IDS, KIND_IDS
 
 import metarl_envs
 
@@ -34,6 +36,7 @@ def _run(*command, cwd, **environment):
     return done.stdout
 
 
+@functools.cache
 def _wheel(source, folder):
     _run(
         "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source,
@@ -53,17 +56,28 @@ def _contents(wheel):
         }
 
 
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory):
+    """The folder of all wheels of this session; each is built when it is asked for."""
+    return tmp_path_factory.mktemp("wheels")
+
+
+def _built(name, wheels):
+    (wheels / name).mkdir(exist_ok=True)
+    return _wheel(PACKAGES[name], wheels / name)
+
+
 @pytest.fixture(scope="module", params=PACKAGES)
-def wheel(request, tmp_path_factory):
+def wheel(request, wheels):
     """Name and wheel of each package, built from the repository."""
-    return request.param, _wheel(PACKAGES[request.param], tmp_path_factory.mktemp("wheel"))
+    return request.param, _built(request.param, wheels)
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def installed(tmp_path_factory, wheels):
     """The wheel of metarl-envs, installed alone into an empty folder."""
     folder = tmp_path_factory.mktemp("installed")
-    built = _wheel(PACKAGES["metarl_envs"], tmp_path_factory.mktemp("wheel"))
+    built = _built("metarl_envs", wheels)
     _run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, built, cwd=folder)
     return folder
 
@@ -114,7 +128,8 @@ from metarl_envs.pages.page import page
 target = pathlib.Path(sys.argv[1])
 assert pathlib.Path(metarl_envs.__file__).is_relative_to(target), metarl_envs.__file__
 assert directories.spec_directory() == target / "metarl_envs" / "tasks_spec", directories.spec_directory()
-for family_id in metarl_envs.registered_ids():
+print(*metarl_envs.registered_ids())
+for family_id in sys.argv[2:]:
     env = gymnasium.make(family_id, split="test", task=1)
     env.reset(seed=0)
     env.step(env.action_space.sample())
@@ -122,7 +137,6 @@ for family_id in metarl_envs.registered_ids():
     envs.reset(seed=0)
     envs.step(envs.action_space.sample())
     assert page(metarl_envs.family(family_id))
-    print(family_id)
 loaded = [m for m in sys.modules.values() if getattr(m, "__file__", None) and "metarl" in m.__name__]
 assert loaded and all(pathlib.Path(m.__file__).is_relative_to(target) for m in loaded)
 """
@@ -130,14 +144,16 @@ assert loaded and all(pathlib.Path(m.__file__).is_relative_to(target) for m in l
 
 def test_the_installed_wheel_makes_environments(installed, tmp_path):
     """Away from the repository; the editable install of this checkout is not what is imported."""
-    printed = _run("-W", "error::UserWarning", "-c", USE, installed, cwd=tmp_path, PYTHONPATH=str(installed))
+    # One id per body, whose assets are in it; the files of all families are compared above.
+    command = ("-W", "error::UserWarning", "-c", USE, installed, *BODY_IDS)
+    printed = _run(*command, cwd=tmp_path, PYTHONPATH=str(installed))
     assert printed.split() == list(metarl_envs.registered_ids())
 
 
 def test_the_installed_command_line_verifies_its_tables(installed, tmp_path):
     code = "from metarl_envs.cli import main; main()"
-    printed = _run("-c", code, "tasks", "verify", cwd=tmp_path, PYTHONPATH=str(installed))
-    assert printed.splitlines() == [f"{i}: ok" for i in metarl_envs.registered_ids()]
+    printed = _run("-c", code, "tasks", "verify", *KIND_IDS, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert printed.splitlines() == [f"{i}: ok" for i in KIND_IDS]
     assert (installed / "bin" / "metarl-envs").is_file()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -107,7 +108,7 @@ def core_seconds(run: Path) -> float | None:
     except (OSError, KeyError, ValueError):
         return None
     # The clock starts again with every call: a call ends where the next line is smaller.
-    ends = [a for a, b in zip(seconds, [*seconds[1:], 0.0], strict=True) if b < a]
+    ends = [a for a, b in itertools.pairwise([*seconds, 0.0]) if b < a]
     return float(sum(ends))
 
 
