@@ -10,7 +10,7 @@ DEMO := runs/demo
 
 $(VENV)/.installed: constraints.txt packages/metarl_envs/pyproject.toml packages/metarl_agents/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e "packages/metarl_envs[dev,plot]" -e packages/metarl_agents
+	$(BIN)/pip install --quiet -c constraints.txt -e "packages/metarl_envs[dev,plot]" -e "packages/metarl_agents[dev]"
 	touch $@
 
 demo: $(VENV)/.installed  ## train a small agent, evaluate it on held-out tasks, write report and plot
