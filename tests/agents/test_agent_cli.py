@@ -31,7 +31,7 @@ def test_an_evaluation_may_change_the_adaptation_and_two_are_compared(run_dir):
     reports = (run_dir / "report_test_mql.json", run_dir / "report_test_mql_adaptation-none.json")
     assert all(path.exists() for path in reports)
     compared = invoke("compare", *reports)
-    assert "difference, paired over 4 tasks and 1 seeds: mean" in compared.output
+    assert "first minus second, paired over 4 tasks and 1 trial seed: mean" in compared.output
     invoke("evaluate", run_dir, "--protocol", "mql", "--split", "validation", "--tasks", "2")
     assert (run_dir / "report_validation_mql.json").exists()
 

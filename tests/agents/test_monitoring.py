@@ -93,8 +93,8 @@ def test_overrides_of_an_evaluation_change_the_adaptation_and_the_files_names(fi
     assert result.difference.value == pytest.approx(pairs.mean())
     assert result.difference.low <= result.difference.value <= result.difference.high
     assert result.better == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-    assert "paired over 4 tasks and 2 seeds" in str(result)
-    with pytest.raises(ValueError, match="reports on the same seeds"):
+    assert "paired over 4 tasks and 2 trial seeds" in str(result)
+    with pytest.raises(ValueError, match="results on the same seeds"):
         compare(full, evaluate_run(finished, **few | {"seeds": [0]}))
     with pytest.raises(ConfigError, match="an evaluation of mql cannot change 'gamma'; it can change: adap"):
         load_agent(finished, overrides=["gamma=0.5"])

@@ -166,8 +166,8 @@ def test_adaptation_curve_groups_episodes_of_one_policy():
 
 def test_summary_says_which_bootstrap_it_used():
     one, two = fake_report(), fake_report(RandomAgent(), seeds=(0, 1))
-    assert "over tasks (only one run)" in summarise(one).interval
-    assert "over runs, stratified by task" in summarise(two).interval
+    assert "over tasks (only one trial seed)" in summarise(one).interval
+    assert "over trial seeds, stratified by task" in summarise(two).interval
     assert "none" in summarise(fake_report(num_tasks=1)).interval
     assert summarise(one).score == ((2 - 18 + 2) / 3, -18.0, 2.0)  # too few tasks to trim
     assert summarise(two).score == summarise(two).score
@@ -198,11 +198,13 @@ def test_reports_on_the_same_tasks_are_compared_pair_by_pair():
     both = compare(first, second, names=("random", "zero"))
     assert both.names == ("random", "zero")
     assert both.difference.value == pytest.approx((first.scores - second.scores).mean())
-    assert str(both).startswith("random: IQM")
+    assert str(both).startswith("first:  random: IQM")
+    assert "not separable: an interval includes zero" in str(both)
+    assert "has the higher score" in str(result)
     for changed, what in (
         (dataclasses.replace(second, family="Other-v0"), "family"),
         (dataclasses.replace(second, protocol=dataclasses.replace(protocol, seeds=(0, 1, 3))), "seeds"),
         (dataclasses.replace(second, tasks=tuple(reversed(second.tasks))), "tasks"),
     ):
-        with pytest.raises(ValueError, match=f"reports on the same {what}"):
+        with pytest.raises(ValueError, match=f"results on the same {what}"):
             compare(first, changed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from metarl_agents.registry import all_agents, find_agent
 from metarl_agents.sweep import commands as sweep
@@ -33,6 +34,9 @@ AgentName = Annotated[
     str, typer.Argument(help="Name of an agent; `metarl agents` lists them.", metavar="AGENT")
 ]
 RunDirectory = Annotated[Path, typer.Argument(help="Directory of a run.", metavar="RUN")]
+RunDirectories = Annotated[
+    list[Path], typer.Argument(help="Directories of one or more runs.", metavar="RUN...")
+]
 Preset = Annotated[str, typer.Option(help="Preset of tuned hyperparameters: fast or paper.")]
 Overrides = Annotated[
     list[str] | None,
@@ -73,14 +77,23 @@ def train(
     agent: AgentName,
     family_id: families.FamilyId,
     preset: Preset = "fast",
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers of the run.", min=0)] = 0,
+    seed: Annotated[
+        str, typer.Option(help="Training seed, or several separated by commas: one run after another.")
+    ] = "0",
     steps: Annotated[
         int | None, typer.Option(help="Number of environment steps (default: the preset's).", min=1)
     ] = None,
     device: Device = "cpu",
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory of the run (default: runs/AGENT/ID/PRESET-SEED)."),
+        typer.Option(
+            help="Directory of the run (default: runs/AGENT/ID/PRESET-SEED). With several seeds, a"
+            " directory for runs named seed-SEED."
+        ),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="File of configuration values, as `metarl config` prints them."),
     ] = None,
     overrides: Overrides = None,
     threads: Threads = 1,
@@ -89,23 +102,27 @@ def train(
     """Train an agent on the training tasks of a family.
 
     Ctrl-C finishes the current iteration, saves a checkpoint and stops.
-    `metarl resume` continues from there.
+    `metarl resume` continues from there. `metarl sweep` trains several seeds
+    at the same time, and other combinations.
     """
     from metarl_agents.run import train as run
 
-    result = run.train(
-        agent,
-        family_id,
-        preset=preset,
-        seed=seed,
-        steps=steps,
-        device=device,
-        out=out,
-        overrides=overrides or [],
-        progress=progress,
-        threads=threads,
-    )
-    _say_how_it_ended(result)
+    seeds = _integers("seed", seed)
+    for number in seeds:
+        result = run.train(
+            agent,
+            family_id,
+            preset=preset,
+            seed=number,
+            steps=steps,
+            device=device,
+            out=out / f"seed-{number}" if out is not None and len(seeds) > 1 else out,
+            overrides=overrides or [],
+            config_file=config_file,
+            progress=progress,
+            threads=threads,
+        )
+        _say_how_it_ended(result)
 
 
 @app.command()
@@ -121,17 +138,17 @@ def resume(
 
 @app.command()
 def evaluate(
-    run_dir: RunDirectory,
+    run_dirs: RunDirectories,
     split: Annotated[
         str, typer.Option(help="Split to evaluate on: train, validation, test or ood.")
     ] = "test",
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Evaluation protocol: pearl, pearl_sparse, mql, mql_1200, mql_800, maml, promp, promp_2, "
-            "rl2, tesp, meta_sgd, iwpa, slbo."
+            "rl2, tesp, meta_sgd, iwpa, slbo (default: the agent's own)."
         ),
-    ] = "pearl",
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds of the trials, e.g. 0,1,2 (default: those of the protocol).")
     ] = None,
@@ -146,8 +163,12 @@ def evaluate(
         ),
     ] = None,
     threads: Threads = 1,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
-    """Evaluate the agent of a run, and write a report (JSON) and a plot (PNG) to the directory of the run.
+    """Evaluate the agents of runs, and write a report (JSON) and a plot (PNG) to the directory of each run.
+
+    Runs of one agent on one family are training seeds of one result, which is
+    printed last.
 
     A trial is a fixed number of consecutive episodes on one task. The agent
     adapts in the first ones, and the last ones are scored. The protocol sets
@@ -156,38 +177,110 @@ def evaluate(
     oracle.
     """
     from metarl_agents.run.evaluate import evaluate_run, report_stem
-    from metarl_agents.run.monitor import find_protocol
-    from metarl_envs.evaluation import summarise
+    from metarl_agents.run.progress import EpisodeProgress
+    from metarl_envs.evaluation import Report, summarise
 
     chosen = None if seeds is None else _integers("seeds", seeds)
-    report = evaluate_run(
-        run_dir,
-        split=split,
-        protocol=protocol,
-        seeds=chosen,
-        num_tasks=num_tasks,
-        device=device,
-        overrides=overrides or [],
-        threads=threads,
-    )
-    print(summarise(report))
-    stem = report_stem(split, find_protocol(protocol), overrides or [])
-    print(f"written: {run_dir}/report_{stem}.json and .png")
+    found: dict[tuple[str, str, str], list[Report]] = {}
+    for run_dir in run_dirs:
+        with EpisodeProgress(str(run_dir), shown=progress) as shown:
+            report = evaluate_run(
+                run_dir,
+                split=split,
+                protocol=protocol,
+                seeds=chosen,
+                num_tasks=num_tasks,
+                device=device,
+                overrides=overrides or [],
+                progress=shown.episode,
+                threads=threads,
+            )
+        print(summarise(report))
+        stem = report_stem(split, report.protocol, overrides or [])
+        print(f"written: {run_dir}/report_{stem}.json and .png")
+        found.setdefault((report.agent, report.family, report.protocol.name), []).append(report)
+    for reports in found.values():
+        if len(reports) > 1:
+            print(f"\n{summarise(reports)}")
+
+
+class TwoSides(TyperCommand):
+    """A command whose arguments have two sides with `--` in between."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See `click.Command`."""
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta["second"] = args[place + 1 :]
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=TwoSides)
+def compare(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Reports (JSON): one and another one, or any number of training seeds of an agent, then --, "
+            "then those of the other agent.",
+            metavar="REPORT... -- REPORT...",
+        ),
+    ],
+) -> None:
+    """Compare the scores of two agents on the same tasks: the difference, with an interval."""
+    from metarl_envs.evaluation import Report, pooled
+    from metarl_envs.evaluation import compare as compare_results
+
+    second = [Path(text) for text in context.meta.get("second", [])]
+    if not second and len(paths) == 2:
+        paths, second = paths[:1], paths[1:]
+    if not second:
+        raise ValueError("compare takes two reports, or two lists of reports with -- in between")
+    sides = [pooled([Report.from_json(path) for path in side]) for side in (paths, second)]
+    # Reports of the same agent, e.g. with different settings, are told apart by their files.
+    names = [side.agent for side in sides]
+    if names[0] == names[1]:
+        names = [", ".join(map(str, side)) for side in (paths, second)]
+    print(compare_results(*sides, names=(names[0], names[1])))
 
 
 @app.command()
-def compare(
-    first: Annotated[Path, typer.Argument(help="A report (JSON).", metavar="REPORT")],
-    second: Annotated[
-        Path, typer.Argument(help="A second report on the same tasks and seeds.", metavar="REPORT")
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Directories of sweeps or of runs.", metavar="DIR...")
     ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report (default: the first directory).")
+    ] = None,
+    papers: Annotated[
+        Path | None, typer.Option(help="File of published numbers, such as results/papers.toml.")
+    ] = None,
 ) -> None:
-    """Compare two reports task by task, and print the difference of the scores with an interval."""
-    from metarl_envs.evaluation import Report
-    from metarl_envs.evaluation import compare as compare_reports
+    """Write a table of all evaluated runs: agents, families, seeds, costs and commands.
 
-    names = (str(first), str(second))
-    print(compare_reports(Report.from_json(first), Report.from_json(second), names=names))
+    Writes report.md, report.csv, report.json and report.png: scores with
+    intervals over training seeds, references, published numbers, and the share
+    of the gap between zero action and the oracle over all families.
+    """
+    from metarl_agents.sweep.matrix import Papers, find_cells
+    from metarl_agents.sweep.report import write_report
+
+    published = Papers() if papers is None else Papers.read(papers)
+    for path in write_report(find_cells(folders), out or folders[0], published):
+        print(path)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Directory of a sweep.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+) -> None:
+    """Copy the finished runs of a sweep, without checkpoints, to OUT/AGENT/ID/PRESET-seed-SEED."""
+    from metarl_agents.sweep.export import export as export_runs
+
+    for path in export_runs(folder, out):
+        print(path)
 
 
 @studies.command("mql-ood")
@@ -232,27 +325,35 @@ def mql_ood(
 
 @app.command()
 def plot(
-    run_dirs: Annotated[
-        list[Path], typer.Argument(help="Directories of one or more runs.", metavar="RUN...")
-    ],
+    run_dirs: RunDirectories,
     out: Annotated[Path, typer.Option(help="Folder for the plots.")] = Path(),
     metric: Annotated[
-        str, typer.Option(help="Metric of the learning curve, or several separated by commas.")
-    ] = "collect/return_mean",
+        str | None,
+        typer.Option(
+            help="Metric of the learning curve, or several separated by commas (default: the return of"
+            " the adapted policy)."
+        ),
+    ] = None,
 ) -> None:
-    """Plot the learning curves of runs, and the adaptation curves from their reports."""
+    """Plot the learning curves of runs, and the adaptation curves from their reports.
+
+    Runs that differ in their training seed only are one curve: a thin line
+    for each seed, a thick one for the interquartile mean, and a band for its
+    95% interval over the seeds.
+    """
     from metarl_agents.common.config import ConfigError, unknown
     from metarl_agents.run.curves import plot_learning
     from metarl_agents.run.metrics import EVALUATION_GLOSSARY, glossary
-    from metarl_envs.evaluation import Report, plot_adaptation
+    from metarl_envs.evaluation import Report, Result, plot_adaptation, pooled
 
     known = glossary(*all_agents()) | EVALUATION_GLOSSARY
-    metrics = metric.split(",")
+    metrics = [] if metric is None else metric.split(",")
     for name in metrics:
         if name not in known:
             raise ConfigError(unknown("metric", name, known))
     learning = out / "learning.png"
-    plot_learning(run_dirs, learning, metrics=metrics)
+    for remark in plot_learning(run_dirs, learning, metrics=metrics):
+        print(remark)
     print(learning)
     names = sorted({path.name for run_dir in run_dirs for path in run_dir.glob("report_*.json")})
     for name in names:
@@ -262,7 +363,11 @@ def plot(
             by_family.setdefault(report.family, []).append(report)
         for family_id, group in by_family.items():
             picture = out / f"adaptation_{family_id}_{name.removeprefix('report_').removesuffix('.json')}.png"
-            plot_adaptation(group, picture)
+            by_agent: dict[str, list[Report]] = {}
+            for report in group:
+                by_agent.setdefault(report.agent, []).append(report)
+            results: list[Result] = [pooled(reports) for reports in by_agent.values()]
+            plot_adaptation(results, picture)
             print(picture)
 
 
@@ -274,6 +379,12 @@ def _integers(what: str, text: str) -> tuple[int, ...]:
 
 
 def _say_how_it_ended(result: RunResult) -> None:
+    if result.nothing_left:
+        print(
+            f"nothing to do: {result.run_dir} is finished ({result.env_steps:,} environment steps)"
+            f"  (next: metarl evaluate {result.run_dir})"
+        )
+        return
     print(
         f"{result.env_steps:,} environment steps and {result.gradient_steps:,} gradient steps"
         f" after {result.iterations} iterations; {result.seconds:.0f} s in this call"

@@ -3,8 +3,10 @@
 import dataclasses
 import difflib
 import math
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 #: Allowed values of `RunConfig.matrix_products`.
@@ -91,6 +93,8 @@ class RunConfig:
                     raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
                 if number == 0 and field.name not in self.may_be_zero:
                     raise ConfigError(f"{field.name} must be greater than 0")
+        if not self.evaluation_protocols:
+            raise ConfigError("evaluation_protocols must name at least one protocol")
         for name, allowed in self.choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -234,6 +238,18 @@ def coerce(name: str, value: Any, kind: Any) -> Any:
             kind, "whole numbers separated by commas"
         )
         raise ConfigError(f"{name} must be {wanted}, not {value!r}") from None
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Reads configuration values from a TOML file.
+
+    Raises:
+        ConfigError: when it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a configuration: {error}") from error
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, str]:

@@ -75,7 +75,7 @@ def evaluate_run(
     run_dir: str | Path,
     *,
     split: str = "test",
-    protocol: str | evaluation.Protocol = "pearl",
+    protocol: str | evaluation.Protocol | None = None,
     seeds: Sequence[int] | None = None,
     num_tasks: int | None = None,
     references: bool = True,
@@ -92,7 +92,8 @@ def evaluate_run(
     Args:
         run_dir: the run's directory.
         split: tasks to evaluate on.
-        protocol: a protocol, or the name of one in `metarl_envs.evaluation.PROTOCOLS`.
+        protocol: a protocol, or the name of one in `metarl_envs.evaluation.PROTOCOLS`; by default, the first
+            of the run's `evaluation_protocols`.
         seeds: seeds of the trials, instead of the protocol's.
         num_tasks: number of tasks, from the first on; all tasks of the split by default.
         references: whether to add the zero-action, random and scripted references.
@@ -108,7 +109,7 @@ def evaluate_run(
     """
     folder = Path(run_dir)
     description, config = _read_for_evaluation(folder, overrides)
-    chosen = find_protocol(protocol)
+    chosen = find_protocol(config.evaluation_protocols[0] if protocol is None else protocol)
     changes: dict[str, Any] = {"split": split}
     if seeds is not None:
         changes["seeds"] = tuple(seeds)

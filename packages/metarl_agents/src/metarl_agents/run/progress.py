@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -75,8 +76,9 @@ class RunProgress:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Writes the last line and removes the bar."""
-        self._line()
+        """Writes the last line, unless nothing has happened, and removes the bar."""
+        if self.current_return is not None:
+            self._line()
         if self.bar is not None:
             self.bar.stop()
 
@@ -103,3 +105,45 @@ class RunProgress:
             file.write(line + "\n")
         if self.shown and self.bar is None:
             print(line, file=sys.stderr, flush=True)
+
+
+class EpisodeProgress:
+    """Shows how many episodes of an evaluation are done.
+
+    Args:
+        title: what is evaluated.
+        shown: whether to write to the terminal or standard error.
+    """
+
+    def __init__(self, title: str, *, shown: bool) -> None:
+        self.title = title
+        self.shown = shown
+        self.last_line = time.perf_counter()
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Self:
+        console = Console(stderr=True)
+        if self.shown and console.is_terminal:
+            self.bar = Progress(
+                TextColumn("evaluating {task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} episodes of all tasks"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=None)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def episode(self, done: int, total: int) -> None:
+        """Counts an episode of all tasks; called by `metarl_envs.evaluation.evaluate`."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        elif self.shown and time.perf_counter() - self.last_line >= LINE_SECONDS:
+            self.last_line = time.perf_counter()
+            print(f"{self.title}: {done}/{total} episodes of all tasks", file=sys.stderr, flush=True)

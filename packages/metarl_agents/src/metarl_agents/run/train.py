@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.common.config import RunConfig, parse_overrides
+from metarl_agents.common.config import RunConfig, parse_overrides, read_config
 from metarl_agents.common.matrix_products import choose_products, reason_against_onednn
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
@@ -42,6 +42,7 @@ class RunResult:
         env_steps: environment steps, including those of earlier calls.
         gradient_steps: gradient steps, including those of earlier calls.
         seconds: wall-clock seconds of this call.
+        nothing_left: whether the run was finished before this call.
     """
 
     run_dir: Path
@@ -51,6 +52,7 @@ class RunResult:
     env_steps: int
     gradient_steps: int
     seconds: float
+    nothing_left: bool = False
 
 
 def train(
@@ -63,6 +65,7 @@ def train(
     device: str = "cpu",
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
+    config_file: str | Path | None = None,
     progress: bool = True,
     threads: int = 1,
     command: str = "",
@@ -79,6 +82,8 @@ def train(
         device: device of the networks, e.g. "cpu" or "cuda".
         out: the run's directory, new or empty; by default `runs/<agent>/<env_id>/<preset>-<seed>`.
         overrides: `key=value` texts that change the configuration.
+        config_file: TOML file with configuration values, e.g. what `metarl config` prints; they replace
+            those of the preset, and `overrides` replace them.
         progress: whether to show progress; the run's log file is written in any case.
         threads: threads of PyTorch and of the simulator.
         command: command to record in `config.json`; by default that of the process.
@@ -92,7 +97,8 @@ def train(
         RunError: when the directory is not empty.
         ValueError: for an unknown family.
     """
-    overriding = parse_overrides(overrides)
+    overriding: dict[str, Any] = {} if config_file is None else read_config(config_file)
+    overriding |= parse_overrides(overrides)
     if steps is not None:
         overriding["total_env_steps"] = str(steps)
     config = find_agent(agent).config(env_id, preset, overriding)
@@ -167,6 +173,7 @@ def _run(
         )
         try:
             session = Session(folder, description, parts, signals=signals, progress=progress)
+            nothing_left = session.resumed and session.finished
             session.run(products, note)
         finally:
             parts.env.close()
@@ -179,4 +186,5 @@ def _run(
         env_steps=logger.env_steps,
         gradient_steps=logger.gradient_steps,
         seconds=time.perf_counter() - started,
+        nothing_left=nothing_left,
     )

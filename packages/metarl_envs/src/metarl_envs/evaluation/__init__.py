@@ -18,6 +18,7 @@ from metarl_envs.evaluation.agents import (
 )
 from metarl_envs.evaluation.comparison import Comparison, compare
 from metarl_envs.evaluation.plot import plot_adaptation
+from metarl_envs.evaluation.pooling import Pooled, Result, pooled
 from metarl_envs.evaluation.protocol import PROTOCOLS, Protocol
 from metarl_envs.evaluation.provenance import Provenance
 from metarl_envs.evaluation.report import Report
@@ -42,10 +43,12 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Interval",
+    "Pooled",
     "Protocol",
     "Provenance",
     "RandomAgent",
     "Report",
+    "Result",
     "ScriptedOracle",
     "Summary",
     "Transition",
@@ -58,6 +61,7 @@ __all__ = [
     "normalised",
     "performance_profile",
     "plot_adaptation",
+    "pooled",
     "probability_of_improvement",
     "reference_reports",
     "register_scripted_oracle",

@@ -1,32 +1,34 @@
-"""Paired comparison of two reports on the same tasks."""
+"""Comparison of two results on the same tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from metarl_envs.evaluation.statistics import Statistic, iqm, task_bootstrap_interval
+from metarl_envs.evaluation.pooling import Pooled, Result
+from metarl_envs.evaluation.statistics import iqm, probability_of_improvement, task_bootstrap_interval
 from metarl_envs.evaluation.summary import Estimate
 
-if TYPE_CHECKING:
-    from metarl_envs.evaluation.report import Report
+_REPETITIONS = 2000
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference between the scores of two reports on the same tasks and seeds.
+    """Difference between the scores of two results on the same tasks.
 
     Attributes:
-        names: Names of the two reports.
+        names: Names of the two results.
         scores: IQM of each.
-        difference: Mean over tasks and seeds of first minus second, with a bootstrap interval over
-            tasks.
-        difference_iqm: Interquartile mean of the same differences.
-        better: Fraction of tasks and seeds with a higher score of the first; a tie counts as one half.
-        tasks: Number of tasks.
-        runs: Number of seeds.
+        difference: Mean of first minus second, with a 95 % bootstrap interval.
+        difference_iqm: The same for the interquartile mean: of the paired differences, or, if there are
+            several training seeds on both sides, the difference of the two interquartile means.
+        better: Probability that the first has the higher score on a task; a tie counts as one half.
+        pairing: What was paired with what, in words.
+        interval: What the intervals are over, in words.
     """
 
     names: tuple[str, str]
@@ -34,34 +36,44 @@ class Comparison:
     difference: Estimate
     difference_iqm: Estimate
     better: float
-    tasks: int
-    runs: int
+    pairing: str
+    interval: str
+
+    @property
+    def separable(self) -> bool:
+        """Whether neither interval contains zero."""
+        return all(not low <= 0.0 <= high for _, low, high in (self.difference, self.difference_iqm))
 
     def __str__(self) -> str:
         """A few lines for terminals."""
         first, second = self.names
+        higher = first if self.difference_iqm.value > 0 else second
+        verdict = f"{higher} has the higher score" if self.separable else "not separable"
         return (
-            f"{first}: IQM {self.scores[0]:.4g}\n{second}: IQM {self.scores[1]:.4g}\n"
-            f"difference, paired over {self.tasks} tasks and {self.runs} seeds: "
-            f"mean {self.difference:.4g}, IQM {self.difference_iqm:.4g}\n"
-            f"the first is better on {self.better:.0%} of the pairs (ties count as half)\n"
-            "95% intervals: bootstrap over tasks"
+            f"first:  {first}: IQM {self.scores[0]:.4g}\nsecond: {second}: IQM {self.scores[1]:.4g}\n"
+            f"first minus second, {self.pairing}: mean {self.difference:.4g}, IQM {self.difference_iqm:.4g}\n"
+            f"the first is better with probability {self.better:.2f} (ties count as half)\n"
+            f"95% intervals: {self.interval}\n"
+            f"{verdict}" + ("" if self.separable else ": an interval includes zero")
         )
 
 
-def compare(first: Report, second: Report, *, names: tuple[str, str] | None = None) -> Comparison:
-    """Compares the scores of two reports task by task and seed by seed.
+def compare(first: Result, second: Result, *, names: tuple[str, str] | None = None) -> Comparison:
+    """Compares the scores of two results task by task.
 
-    With the same seed, a task has the same initial states, so most of the variation between tasks
-    cancels.
+    Two reports of one training run each are paired by task and trial seed: with the same seed, a task
+    has the same initial states, so most of the variation between tasks cancels. The interval is then over
+    tasks. If one side has several training seeds, scores are first averaged over trial seeds, and pairs are
+    formed by task. If both have several, the interval is over training seeds, which are resampled
+    independently on both sides and in each task.
 
     Args:
-        first: A report.
+        first: A report, or a `Pooled` of several training seeds.
         second: Another one.
         names: Names of the two; the agents' names by default.
 
     Raises:
-        ValueError: If family, tasks or seeds are not the same.
+        ValueError: If family, tasks or trial seeds are not the same.
     """
     for what, left, right in (
         ("family", first.family, second.family),
@@ -69,20 +81,58 @@ def compare(first: Report, second: Report, *, names: tuple[str, str] | None = No
         ("seeds", first.protocol.seeds, second.protocol.seeds),
     ):
         if left != right:
-            raise ValueError(f"only reports on the same {what} can be compared")
-    pairs = first.scores - second.scores
-
-    def interval(statistic: Statistic) -> Estimate:
-        bounds = task_bootstrap_interval(pairs, statistic, rng=np.random.default_rng(0))
-        return Estimate(float(statistic(pairs)), *bounds)
-
-    runs, tasks = pairs.shape
+            raise ValueError(f"only results on the same {what} can be compared")
+    tasks, trials = len(first.tasks), len(first.protocol.seeds)
+    sides = (first, second)
+    if not any(isinstance(side, Pooled) for side in sides):
+        pairs = first.scores - second.scores
+        better = float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+        estimates = _over_tasks(pairs)
+        pairing = f"paired over {_count(tasks, 'task')} and {_count(trials, 'trial seed')}"
+        interval = "bootstrap over tasks (one training seed on each side)"
+    else:
+        a, b = (s.scores if isinstance(s, Pooled) else s.scores.mean(axis=0, keepdims=True) for s in sides)
+        better = probability_of_improvement(a, b)
+        pairing = f"paired over {_count(tasks, 'task')} ({len(a)} and {len(b)} training seeds)"
+        if min(len(a), len(b)) > 1:
+            estimates = (_over_seeds(a, b, np.mean), _over_seeds(a, b, iqm))
+            interval = "bootstrap over training seeds of both sides, stratified by task"
+        else:
+            estimates = _over_tasks((a.mean(axis=0) - b.mean(axis=0))[None])
+            interval = "bootstrap over tasks (one side has one training seed)"
     return Comparison(
         names=names or (first.agent, second.agent),
         scores=(float(iqm(first.scores)), float(iqm(second.scores))),
-        difference=interval(np.mean),
-        difference_iqm=interval(iqm),
-        better=float(((pairs > 0) + 0.5 * (pairs == 0)).mean()),
-        tasks=tasks,
-        runs=runs,
+        difference=estimates[0],
+        difference_iqm=estimates[1],
+        better=better,
+        pairing=pairing,
+        interval=interval,
     )
+
+
+def _over_tasks(pairs: NDArray[np.float64]) -> tuple[Estimate, Estimate]:
+    """Mean and IQM of paired differences (R, T), with intervals over tasks."""
+
+    def interval(statistic: Callable[..., Any]) -> Estimate:
+        bounds = task_bootstrap_interval(pairs, statistic, _REPETITIONS, rng=np.random.default_rng(0))
+        return Estimate(float(statistic(pairs)), *bounds)
+
+    return interval(np.mean), interval(iqm)
+
+
+def _over_seeds(a: NDArray[np.float64], b: NDArray[np.float64], statistic: Callable[..., Any]) -> Estimate:
+    """Difference of a statistic of (Sa, T) and (Sb, T), with an interval over the seeds of both."""
+    rng = np.random.default_rng(0)
+
+    def resampled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        seeds, tasks = scores.shape
+        rows = rng.integers(seeds, size=(_REPETITIONS, seeds, tasks))
+        return np.asarray(statistic(scores[rows, np.arange(tasks)], axis=(1, 2)))
+
+    low, high = np.quantile(resampled(a) - resampled(b), [0.025, 0.975])
+    return Estimate(float(statistic(a) - statistic(b)), float(low), float(high))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl_envs.evaluation.pooling import Pooled, Result
 from metarl_envs.evaluation.report import Report
 from metarl_envs.evaluation.statistics import iqm
-from metarl_envs.evaluation.summary import AdaptationCurve, adaptation_curve
+from metarl_envs.evaluation.summary import AdaptationCurve, adaptation_curve, sample_size
 from metarl_envs.files import atomic_path
 
 # Okabe and Ito's colours, which can be distinguished with all common types of colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _FAINT = "#333333", "#8A8A8A"
 _LABELS = {
-    "return": "return",
+    "return": "return of an episode",
     "length": "episode length (steps)",
     "success_once": "success rate (at any step)",
     "success_at_end": "success rate (at the end)",
@@ -29,7 +30,7 @@ _LABEL_HEIGHT = 0.045
 
 
 def plot_adaptation(
-    reports: Report | Sequence[Report],
+    reports: Result | Sequence[Result],
     path: str | os.PathLike[str],
     *,
     metric: str = "return",
@@ -38,12 +39,14 @@ def plot_adaptation(
 ) -> None:
     """Draw the adaptation curves of one or more reports with intervals and references.
 
-    The line shows the IQM over runs and tasks (the mean for success), the shaded area its bootstrap
-    interval. Filled markers are scored episodes, hollow ones adaptation episodes. Dashed lines are
+    The line shows the IQM over seeds and tasks (the mean for success), the shaded area its bootstrap
+    interval; the caption says what it is over. If a result has several training seeds, each has a thin
+    line. Filled markers are scored episodes, hollow ones adaptation episodes. Dashed lines are
     the scores of the references, drawn only for the return.
 
     Args:
-        reports: Reports on one split of one family.
+        reports: Reports on one split of one family, of one agent each. Those of several training
+            seeds of one agent are one entry, a `Pooled`.
         path: PNG file to write, completely or not at all.
         metric: As in `Report.metric`.
         title: Heading; family and split by default.
@@ -53,7 +56,7 @@ def plot_adaptation(
         ValueError: If there is no report, or they are of different families or splits.
         ImportError: If matplotlib is not installed.
     """
-    reports = [reports] if isinstance(reports, Report) else list(reports)
+    reports = [reports] if isinstance(reports, Report | Pooled) else list(reports)
     origins = {(report.family, report.protocol.split) for report in reports}
     if len(origins) != 1:
         raise ValueError(
@@ -82,7 +85,7 @@ def plot_adaptation(
         figure.savefig(temporary, format="png", dpi=160)
 
 
-def _draw_curve(axes: Any, report: Report, curve: AdaptationCurve, colour: str, number: int) -> None:
+def _draw_curve(axes: Any, report: Result, curve: AdaptationCurve, colour: str, number: int) -> None:
     x = _seen(curve)
     axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     if len(x) == 1:
@@ -95,6 +98,9 @@ def _draw_curve(axes: Any, report: Report, curve: AdaptationCurve, colour: str, 
             capsize=4,
             linewidth=1.5,
         )
+    for seed in report.reports if isinstance(report, Pooled) else ():
+        one = adaptation_curve(seed, curve.metric, repetitions=1, rng=np.random.default_rng(0))
+        axes.plot(x, one.estimate, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
     axes.plot(x, curve.estimate, color=colour, linewidth=2, label=report.agent, zorder=3 + number)
     scored = curve.first_episode > report.protocol.adaptation_episodes
     shown = scored | (len(x) <= _MAX_MARKERS)
@@ -111,7 +117,7 @@ def _draw_curve(axes: Any, report: Report, curve: AdaptationCurve, colour: str, 
         )
 
 
-def _draw_references(axes: Any, reports: Sequence[Report]) -> None:
+def _draw_references(axes: Any, reports: Sequence[Result]) -> None:
     references = {name: s for report in reversed(reports) for name, s in report.references.items()}
     levels = {name: iqm(scores) for name, scores in references.items()}
     for level in levels.values():
@@ -140,14 +146,13 @@ def _draw_references(axes: Any, reports: Sequence[Report]) -> None:
 def _dress(
     figure: Any,
     axes: Any,
-    reports: Sequence[Report],
+    reports: Sequence[Result],
     curves: Sequence[AdaptationCurve],
     metric: str,
     title: str | None,
     confidence: float,
 ) -> None:
     first = reports[0]
-    runs, tasks = zip(*(report.scores.shape for report in reports), strict=True)
     axes.set_title(title or f"{first.family} · {first.protocol.split}", loc="left", color=_INK, fontsize=12)
     axes.set_xlabel("episodes of the task seen before", color=_INK)
     axes.set_ylabel(f"{_LABELS.get(metric, metric)}, {curves[0].statistic}", color=_INK)
@@ -163,10 +168,11 @@ def _dress(
     axes.tick_params(colors=_INK, labelsize=9)
     handles = [handle for handle in axes.get_lines() if not handle.get_label().startswith("_")]
     axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=_INK)
-    methods = sorted({curve.interval for curve in curves})
+    sizes = " / ".join(dict.fromkeys(sample_size(report) for report in reports))
+    methods = " / ".join(dict.fromkeys(curve.interval for curve in curves))
+    seeds = " Thin lines: training seeds." if any(isinstance(r, Pooled) for r in reports) else ""
     figure.supxlabel(
-        f"{_count(tasks, 'task')}, {_count(runs, 'run')}. {confidence:.0%} interval: "
-        f"{'; '.join(methods)}. Filled markers: scored.",
+        f"{sizes}. Filled markers: scored.{seeds}\nBand: {confidence:.0%} interval, {methods}.",
         x=0.01,
         ha="left",
         color=_FAINT,
@@ -177,9 +183,3 @@ def _dress(
 def _seen(curve: AdaptationCurve) -> NDArray[np.int64]:
     # For a batch of episodes with one policy, the x value is the number of episodes before the batch.
     return curve.first_episode - 1
-
-
-def _count(numbers: Sequence[int], noun: str) -> str:
-    low, high = min(numbers), max(numbers)
-    text = f"{low}" if low == high else f"{low} to {high}"
-    return f"{text} {noun}" + ("" if high == 1 else "s")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class Report:
         diverged: Whether it ended because the simulation diverged.
         provenance: Checksums, versions, arguments and the command line.
         wall_time: Duration of the evaluation in seconds.
+        condensed: Whether the episodes between two updates have been replaced by their mean; see
+            `condense`. Their lengths and flags are then floats.
         references: Scores (R, T) of reference agents on the same tasks, by name.
 
     Raises:
@@ -67,6 +69,10 @@ class Report:
     provenance: Provenance
     wall_time: float
     references: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+    condensed: bool = False
+
+    #: What the first axis of the arrays is.
+    unit: ClassVar[str] = "trial seed"
 
     def __post_init__(self) -> None:
         per_task = (len(self.protocol.seeds), len(self.tasks))
@@ -157,8 +163,27 @@ class Report:
         bottom, top = (self.references[name].mean(axis=0) for name in (low, high))
         return np.asarray(normalised(self.scores, bottom, top))
 
+    def condense(self) -> Report:
+        """A copy in which the episodes between two updates are equal to their mean.
+
+        They are samples of one policy. Scores, curves and the rise stay the same, and the file of the
+        report is smaller by the factor `episodes_per_update`.
+        """
+        size = self.protocol.episodes_per_update
+
+        def mean(array: NDArray[Any]) -> NDArray[np.float64]:
+            blocks = array.reshape(*array.shape[:2], -1, size).mean(axis=-1)
+            return np.asarray(np.repeat(blocks, size, axis=-1), np.float64)
+
+        if self.protocol.num_episodes % size:
+            raise ValueError("the scored episodes of a condensed report must be whole batches of episodes")
+        changes: dict[str, Any] = {name: mean(getattr(self, name)) for name in _PER_EPISODE}
+        terms = {name: mean(array) for name, array in self.reward_terms.items()}
+        return dataclasses.replace(self, **changes, reward_terms=terms, condensed=True)
+
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values."""
+        """All fields as plain JSON values; of a condensed report, each mean once."""
+        step = self.protocol.episodes_per_update if self.condensed else 1
         return {
             "format": _FORMAT,
             "agent": self.agent,
@@ -168,8 +193,9 @@ class Report:
             "provenance": self.provenance.to_dict(),
             "tasks": list(self.tasks),
             "references": {name: array.tolist() for name, array in self.references.items()},
-            **{name: getattr(self, name).tolist() for name in _PER_EPISODE},
-            "reward_terms": {name: array.tolist() for name, array in self.reward_terms.items()},
+            **{name: getattr(self, name)[..., ::step].tolist() for name in _PER_EPISODE},
+            "reward_terms": {name: array[..., ::step].tolist() for name, array in self.reward_terms.items()},
+            "condensed": self.condensed,
         }
 
     @classmethod
@@ -181,23 +207,30 @@ class Report:
         """
         if values.get("format") != _FORMAT:
             raise ValueError(f"a report has format {_FORMAT!r}, got {values.get('format')!r}")
+        values = {"condensed": False, **values}
         expected = {"format", *(field.name for field in dataclasses.fields(cls))}
         if odd := sorted(expected ^ set(values)):
             raise ValueError(f"fields missing from a report, or unknown in it: {', '.join(odd)}")
 
-        def arrays(name: str) -> dict[str, NDArray[np.float64]]:
-            return {key: np.asarray(array, np.float64) for key, array in values[name].items()}
+        protocol, condensed = Protocol.from_dict(values["protocol"]), bool(values["condensed"])
 
+        def episodes(array: Any, kind: Any) -> NDArray[Any]:
+            if not condensed:
+                return np.asarray(array, kind)
+            return np.repeat(np.asarray(array, np.float64), protocol.episodes_per_update, axis=-1)
+
+        terms, references = values["reward_terms"], values["references"]
         return cls(
             agent=values["agent"],
             family=values["family"],
-            protocol=Protocol.from_dict(values["protocol"]),
+            protocol=protocol,
             wall_time=values["wall_time"],
             provenance=Provenance(**values["provenance"]),
             tasks=tuple(values["tasks"]),
-            references=arrays("references"),
-            reward_terms=arrays("reward_terms"),
-            **{name: np.asarray(values[name], kind) for name, kind in _PER_EPISODE.items()},
+            references={name: np.asarray(array, np.float64) for name, array in references.items()},
+            reward_terms={name: episodes(array, np.float64) for name, array in terms.items()},
+            condensed=condensed,
+            **{name: episodes(values[name], kind) for name, kind in _PER_EPISODE.items()},
         )
 
     def to_json(self, path: str | os.PathLike[str]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from metarl_envs.evaluation.pooling import Pooled, Result, pooled
 from metarl_envs.evaluation.report import Report
 from metarl_envs.evaluation.statistics import (
     Statistic,
@@ -18,6 +19,10 @@ from metarl_envs.evaluation.statistics import (
     stratified_bootstrap_interval,
     task_bootstrap_interval,
 )
+
+# Metrics whose episodes are true or false. Their IQM would be 0 or 1 unless at least a quarter of them are
+# true and a quarter false, so they are averaged.
+_BOOLEAN = ("success_once", "success_at_end", "terminated", "diverged")
 
 
 class Estimate(NamedTuple):
@@ -61,17 +66,37 @@ class AdaptationCurve:
         return [Estimate(*numbers) for numbers in zip(*columns, strict=True)]
 
 
-def interval_method(num_runs: int, num_tasks: int) -> str:
+def interval_method(num_runs: int, num_tasks: int, unit: str = "run") -> str:
     """Description of the bootstrap that `estimate` uses for a matrix of scores.
 
     A single run cannot be resampled, so its tasks are resampled. The interval then covers the
     variation between tasks of the distribution, but not the variation between runs.
+
+    Args:
+        num_runs: Number of rows.
+        num_tasks: Number of columns.
+        unit: What a row is: "trial seed" for the trials of one trained agent, "training seed" for
+            independent training runs.
     """
     if num_runs > 1:
-        return "bootstrap over runs, stratified by task"
+        return f"bootstrap over {unit}s, stratified by task"
     if num_tasks > 1:
-        return "bootstrap over tasks (only one run)"
-    return "none (only one run of one task)"
+        return f"bootstrap over tasks (only one {unit})"
+    return f"none (only one {unit} of one task)"
+
+
+def sample_size(result: Result) -> str:
+    """Numbers of tasks, training seeds and trial seeds, in words."""
+    trials = len(result.protocol.seeds)
+    trainings = len(result.reports) if isinstance(result, Pooled) else 1
+    return ", ".join(
+        f"{number} {noun}{'' if number == 1 else 's'}"
+        for number, noun in (
+            (len(result.tasks), "task"),
+            (trainings, "training seed"),
+            (trials, "trial seed"),
+        )
+    )
 
 
 def estimate(
@@ -94,7 +119,7 @@ def estimate(
 
 
 def adaptation_curve(
-    report: Report,
+    report: Result,
     metric: str = "return",
     *,
     group: int | None = None,
@@ -105,7 +130,7 @@ def adaptation_curve(
     """A metric over the episodes of a trial.
 
     Args:
-        report: The evaluation.
+        report: The evaluation, or those of several training seeds (`Pooled`).
         metric: As in `Report.metric`.
         group: Consecutive episodes that are averaged, per run and task, into one point. By default
             the protocol's `episodes_per_update`, as those episodes are samples of one policy.
@@ -121,8 +146,7 @@ def adaptation_curve(
     if size < 1:
         raise ValueError(f"group must be at least 1 episode, got {size}")
     runs, tasks, episodes = values.shape
-    # The IQM of booleans is 0 or 1 unless at least a quarter of them are true and a quarter false.
-    binary = values.dtype == np.bool_
+    binary = metric in _BOOLEAN
     starts = np.arange(0, episodes, size)
     points = [
         estimate(
@@ -144,7 +168,7 @@ def adaptation_curve(
         estimate=middle,
         low=low,
         high=high,
-        interval=interval_method(runs, tasks),
+        interval=interval_method(runs, tasks, report.unit),
     )
 
 
@@ -154,7 +178,7 @@ class Summary:
 
     Attributes:
         title: Agent, family, split and protocol.
-        size: Numbers of tasks, runs and episodes, as text.
+        size: Numbers of tasks, seeds and episodes, as text.
         returns: Adaptation curve of the return.
         success_once: Adaptation curve of success at any step.
         success_at_end: Adaptation curve of success at the last step.
@@ -226,17 +250,25 @@ class Summary:
         return "\n".join([self.title, self.size, "", *lines, "", *notes])
 
 
-def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.95) -> Summary:
+def summarise(
+    report: Result | Sequence[Report], *, repetitions: int = 2000, confidence: float = 0.95
+) -> Summary:
     """Adaptation curve, score and references with bootstrap intervals; `str` gives a table.
 
     The resamples are drawn from a separate generator with a fixed seed, so the same report always
     gives the same intervals.
 
     Args:
-        report: the report.
+        report: the report, or those of several training seeds of one agent.
         repetitions: number of resamples.
         confidence: probability mass of the intervals.
+
+    Raises:
+        ValueError: If reports of several training seeds do not belong together; see `Pooled`.
     """
+    if not isinstance(report, Report | Pooled):
+        report = pooled(report)
+    result = report
 
     # A fixed generator for every number: the same report gives the same intervals, and the last point
     # of a curve has the interval of the score if both are from the same episodes.
@@ -246,7 +278,7 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
 
     def curve(metric: str) -> AdaptationCurve:
         rng = np.random.default_rng(0)
-        return adaptation_curve(report, metric, repetitions=repetitions, confidence=confidence, rng=rng)
+        return adaptation_curve(result, metric, repetitions=repetitions, confidence=confidence, rng=rng)
 
     protocol, (runs, tasks) = report.protocol, report.scores.shape
     score = interval(report.scores, iqm)
@@ -260,7 +292,7 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
         gap = float(normalised(score.value, zero, oracle))
     rise = None
     if protocol.adaptation_episodes:
-        pairs = report.scores - report.returns[..., : protocol.episodes_per_update].mean(axis=-1)
+        pairs = report.scores - report.metric("return")[..., : protocol.episodes_per_update].mean(axis=-1)
         bounds = task_bootstrap_interval(
             pairs, np.mean, repetitions, confidence, rng=np.random.default_rng(0)
         )
@@ -268,8 +300,8 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
     return Summary(
         title=f"{report.agent} on {report.family} ({protocol.split}), "
         f"protocol {protocol.name or 'without a name'}",
-        size=f"tasks: {tasks}, runs: {runs}, adaptation episodes: "
-        f"{protocol.adaptation_episodes}, scored episodes: {protocol.scored_episodes}",
+        size=f"{sample_size(report)}; adaptation episodes: {protocol.adaptation_episodes}, "
+        f"scored episodes: {protocol.scored_episodes}",
         returns=curve("return"),
         success_once=curve("success_once"),
         success_at_end=curve("success_at_end"),
@@ -280,7 +312,7 @@ def summarise(report: Report, *, repetitions: int = 2000, confidence: float = 0.
         references=references,
         rise=rise,
         gap_closed=gap,
-        diverged=int(report.diverged.sum()),
+        diverged=round(float(report.diverged.sum())),
         confidence=confidence,
-        interval=interval_method(runs, tasks),
+        interval=interval_method(runs, tasks, report.unit),
     )
