@@ -64,8 +64,8 @@ def test_make_targets_exist():
 def test_metarl_commands_run_in_order(tmp_path):
     for command in SHELL[2].splitlines():
         assert run(shlex.split(command), tmp_path).strip(), command
-    assert (tmp_path / "runs" / "pearl-quick" / "report_test_pearl.json").exists()
-    assert (tmp_path / "runs" / "pearl-quick" / "learning.png").exists()
+    assert (tmp_path / "runs" / "quick" / "seed-1" / "report_test_promp.json").exists()
+    assert (tmp_path / "runs" / "quick" / "learning.png").exists()
 
 
 def test_generated_parts_are_current():
