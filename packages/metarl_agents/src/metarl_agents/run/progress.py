@@ -76,9 +76,12 @@ class RunProgress:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Writes the last line, unless nothing has happened, and removes the bar."""
-        if self.current_return is not None:
-            self._line()
+        """Writes the last line and removes the bar."""
+        self._line()
+        self.stop()
+
+    def stop(self) -> None:
+        """Removes the bar."""
         if self.bar is not None:
             self.bar.stop()
 

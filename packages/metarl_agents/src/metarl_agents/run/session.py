@@ -97,6 +97,10 @@ class Session:
             note: a message to show first.
         """
         logger = self.logger
+        if self.resumed and self.finished and not self.monitor.due(logger.iteration, True):
+            logger.finalize()
+            self.shown.stop()
+            return
         try:
             if note is not None:
                 self.shown.message(note)
