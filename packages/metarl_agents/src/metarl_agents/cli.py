@@ -379,7 +379,7 @@ def _integers(what: str, text: str) -> tuple[int, ...]:
 
 
 def _say_how_it_ended(result: RunResult) -> None:
-    if result.nothing_left:
+    if result.nothing_left and result.learned:
         print(
             f"nothing to do: {result.run_dir} is finished ({result.env_steps:,} environment steps)"
             f"  (next: metarl evaluate {result.run_dir})"
