@@ -218,15 +218,17 @@ def test_the_commands_list_jobs_and_refuse_bad_options(tmp_path):
         assert refused.exit_code != 0
         assert message in str(refused.exception)
     # In another process, because submitit configures the logging of the one that imports it.
-    metarl = str(Path(sys.executable).parent / "metarl")
-    words = [metarl, "sweep", str(tmp_path / "spec.toml"), "--out", str(tmp_path / "x"), "--engine", "slurm"]
-    for options, message in (
-        (["--slurm", "cluster=moon"], "cluster must be slurm or local, not 'moon'"),
-        (["--slurm", "cluster=local", "--slurm", "tea=1"], "submitit refuses its parameters"),
-    ):
-        refused = subprocess.run([*words, *options], capture_output=True, text=True, timeout=120)
-        assert refused.returncode == 2
-        assert message in refused.stderr
+    refusals = (
+        "from pathlib import Path\nfrom metarl_agents.sweep.engines.slurm import SlurmEngine\n"
+        "for values in ({'cluster': 'moon'}, {'cluster': 'local', 'tea': '1'}):\n"
+        "    try:\n        SlurmEngine(Path('slurm'), values)\n"
+        "    except ValueError as error:\n        print(error)"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", refusals], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert "cluster must be slurm or local, not 'moon'" in refused.stdout
+    assert "submitit refuses its parameters" in refused.stdout
     job = read_spec(tmp_path / "spec.toml")[0]
     assert Job.read(job.write(tmp_path / "x")) == job
     shown = runner.invoke(app, ["sweep", "status", str(tmp_path / "x")])
