@@ -56,10 +56,10 @@ def sweep(tmp_path_factory):
 
 
 def test_cells_hold_the_seeds_their_costs_and_their_references(sweep):
-    by_agent = {cell.agent: cell for cell in find_cells([sweep])}
+    by_agent = {cell.key.agent: cell for cell in find_cells([sweep])}
     promp = by_agent["promp"]
     assert [run.seed for run in promp.runs] == [0, 1]
-    assert promp.protocol == "promp"
+    assert promp.key.protocol == "promp"
     assert promp.runs[0].env_steps == 1080
     assert promp.runs[0].core_seconds > 0
     found = [Report.from_json(next(run.path.glob("report_*.json"))) for run in promp.runs]
@@ -83,7 +83,7 @@ def test_where_there_is_no_scripted_oracle_a_trained_one_is_the_reference(sweep,
         return report
 
     monkeypatch.setattr(Report, "from_json", classmethod(without_oracle))
-    cells = {cell.agent: cell for cell in find_cells([sweep])}
+    cells = {cell.key.agent: cell for cell in find_cells([sweep])}
     assert cells["promp"].oracle_name == "oracle, trained"
     scores = cells["oracle"].result.scores.mean(axis=0)
     assert np.array_equal(cells["promp"].oracle, scores)
@@ -125,7 +125,7 @@ def test_the_report_has_every_number_beside_published_ones(sweep, tmp_path):
 
 def test_shares_are_aggregated_over_families_and_by_paper(sweep, tmp_path, monkeypatch):
     cells = find_cells([sweep])
-    plain = [dataclasses.replace(cell, changes="") for cell in cells]
+    plain = [dataclasses.replace(cell, key=cell.key._replace(changes="")) for cell in cells]
     papers = Papers(families={"mine": (ENV,), "other": ("MetaAnt-Goal-v0",)})
     found = {(a.agent, a.paper): a for a in aggregates(plain, papers)}
     assert set(found) == {

@@ -21,7 +21,8 @@ from metarl_envs.evaluation import iqm, stratified_bootstrap_interval
 from metarl_envs.files import atomic_path
 
 _DASHES = ("solid", "dashed", "dotted", "dashdot")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+#: Okabe and Ito's colours, which can be distinguished with all common types of colour blindness.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 #: Metrics that show the return after adaptation, most specific first. Runs log one of them.
 ADAPTED = ("collect/return_after", "collect/return_last", "collect/return_posterior", "collect/return_mean")
 
@@ -105,7 +106,7 @@ def plot_learning(run_dirs: Sequence[Path], path: Path, *, metrics: Sequence[str
     colours: dict[str, str] = {}
     shown = [*dict.fromkeys(curve.metric for curve in curves)] if metrics else [""]
     for curve in curves:
-        colour = colours.setdefault(curve.label, _COLOURS[len(colours) % len(_COLOURS)])
+        colour = colours.setdefault(curve.label, COLOURS[len(colours) % len(COLOURS)])
         dashes = _DASHES[shown.index(curve.metric)] if metrics else "solid"
         name = curve.label if len(shown) == 1 else f"{curve.label}: {curve.metric}"
         _draw(axes, curve, colour, dashes, name)
@@ -160,25 +161,28 @@ def _in_words(metrics: Sequence[str], chosen: bool) -> str:
 def _curves(run_dirs: Sequence[Path], metric: str) -> list[Curve]:
     """The curves of one metric; "" is the first of `ADAPTED` that a run logs."""
     found: dict[tuple[str, str], list[Points]] = {}
-    for run_dir in run_dirs:
-        description, _ = read_description(run_dir)
-        label = f"{description['agent']} ({description['preset']})"
-        # The number of steps is not a difference between curves.
-        changes = {k: v for k, v in description["overrides"].items() if k != "total_env_steps"}
-        others = [read_description(other)[0] for other in run_dirs]
-        if any(
-            (o["agent"], o["preset"]) == (description["agent"], description["preset"])
-            and {k: v for k, v in o["overrides"].items() if k != "total_env_steps"} != changes
-            for o in others
-        ):
-            label += "".join(f" {key}={value}" for key, value in sorted(changes.items()))
-        if len({other["env_id"] for other in others}) > 1:
-            label += f" {description['env_id']}"
+    for run_dir, label in zip(run_dirs, _labels(run_dirs), strict=True):
         name = metric or _adapted(run_dir)
         for protocol, points in _lines(run_dir, name).items():
             key = (f"{label}, {protocol}" if protocol else label, name)
             found.setdefault(key, []).append(np.array(points, np.float64))
     return [Curve(label, name, tuple(seeds)) for (label, name), seeds in found.items()]
+
+
+def _labels(run_dirs: Sequence[Path]) -> list[str]:
+    """Agent and preset of each run, with overrides and family where these tell runs apart."""
+    descriptions = [read_description(run_dir)[0] for run_dir in run_dirs]
+    several = len({description["env_id"] for description in descriptions}) > 1
+    variants: dict[str, set[str]] = {}
+    parts = []
+    for description in descriptions:
+        label = f"{description['agent']} ({description['preset']})"
+        # The number of steps is not a difference between curves.
+        changes = sorted((k, v) for k, v in description["overrides"].items() if k != "total_env_steps")
+        text = "".join(f" {key}={value}" for key, value in changes)
+        variants.setdefault(label, set()).add(text)
+        parts.append((label, text, f" {description['env_id']}" if several else ""))
+    return [label + (text if len(variants[label]) > 1 else "") + family for label, text, family in parts]
 
 
 def _adapted(run_dir: Path) -> str:

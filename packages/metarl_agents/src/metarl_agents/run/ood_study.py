@@ -21,7 +21,7 @@ import metarl_envs
 from metarl_agents.algorithms.mql import MQL, MQLConfig
 from metarl_agents.common.config import ConfigError, parse_overrides
 from metarl_agents.registry import find_agent
-from metarl_agents.run.curves import read_metrics
+from metarl_agents.run.curves import COLOURS, read_metrics
 from metarl_agents.run.directory import read_description
 from metarl_agents.run.evaluate import evaluate_run
 from metarl_agents.run.monitor import FILE, find_protocol
@@ -32,7 +32,6 @@ from metarl_envs.files import atomic_path, readable_json
 FAMILIES = ("MetaHalfCheetah-VelOODMedium-v0", "MetaHalfCheetah-VelOODHard-v0")
 BUDGETS = ("mql", "mql_1200", "mql_800")
 UNADAPTED = "adaptation=none"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class OODStudy:
         for row, family_id in zip(axes, self.families, strict=True):
             records = read_metrics(self.folder / family_id, FILE)
             for panel, (metric, label) in zip(row, columns.items(), strict=True):
-                for colour, budget in zip(_COLOURS, self.budgets, strict=False):
+                for colour, budget in zip(COLOURS, self.budgets, strict=False):
                     chosen = [r for r in records if r["protocol"] == budget]
                     steps = [r["env_steps"] for r in chosen]
                     panel.plot(steps, [r[metric] for r in chosen], color=colour, label=budget)

@@ -89,6 +89,11 @@ class Session:
         """Whether the run has all its environment steps."""
         return self.logger.env_steps >= self.config.total_env_steps
 
+    @property
+    def nothing_left(self) -> bool:
+        """Whether the run was finished and evaluated by an earlier call."""
+        return self.resumed and self.finished and not self.monitor.due(self.logger.iteration, True)
+
     def run(self, products: str, note: str | None = None) -> None:
         """Trains, evaluates and saves until the run is finished or a signal stops it.
 
@@ -97,7 +102,7 @@ class Session:
             note: a message to show first.
         """
         logger = self.logger
-        if self.resumed and self.finished and not self.monitor.due(logger.iteration, True):
+        if self.nothing_left:
             logger.finalize()
             self.shown.stop()
             return

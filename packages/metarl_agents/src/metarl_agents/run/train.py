@@ -173,7 +173,7 @@ def _run(
         )
         try:
             session = Session(folder, description, parts, signals=signals, progress=progress)
-            nothing_left = session.resumed and session.finished
+            nothing_left = session.nothing_left
             session.run(products, note)
         finally:
             parts.env.close()

@@ -73,6 +73,7 @@ def run(
     from metarl_agents.sweep.driver import run_sweep
     from metarl_agents.sweep.estimate import estimate
     from metarl_agents.sweep.spec import read_spec
+    from metarl_agents.sweep.worker import FAILED
 
     jobs = read_spec(spec)
     folder = out if out is not None else Path("runs") / spec.stem
@@ -85,7 +86,7 @@ def run(
         print(f"stopped: {folder}  (continue: the same command again)")
         raise typer.Exit(130)
     if not result.finished:
-        failed = [path.name for path, state in result.states.items() if state == "failed"]
+        failed = [path.name for path, state in result.states.items() if state == FAILED]
         print(f"failed: {', '.join(failed)}")
         print(f"state and error of every job: metarl sweep status {folder}")
         raise typer.Exit(1)
@@ -132,7 +133,7 @@ def _engine(
 def _print_estimates(found: list[Estimate]) -> None:
     from rich.table import Table
 
-    from metarl_agents.sweep.status import describe_variants, table_console
+    from metarl_agents.sweep.status import describe_variants, hours, table_console
 
     table = Table(caption_justify="left")
     variants = describe_variants([entry.status.job for entry in found])
@@ -152,7 +153,7 @@ def _print_estimates(found: list[Estimate]) -> None:
             job.preset + variants[job.key],
             str(job.seed),
             f"{entry.status.total_steps:,}",
-            "?" if entry.core_seconds is None else f"{entry.core_seconds / 3600:.2f}",
+            hours(entry.core_seconds) or "?",
             entry.status.state,
         )
     notes = [f"{len(found)} jobs; about {total / 3600:.1f} core hours of training are left"]

@@ -17,12 +17,12 @@ from metarl_agents.run.signals import handled_signals
 from metarl_agents.sweep.engines.engine import LOST, Engine
 from metarl_agents.sweep.job import LOCK, RUN, STATE, Job
 from metarl_agents.sweep.lock import is_held
-from metarl_agents.sweep.status import JobStatus, job_status, status_table, table_console
-from metarl_agents.sweep.worker import FAILED, FINISHED
+from metarl_agents.sweep.status import job_status, status_table, table_console
+from metarl_agents.sweep.worker import FAILED, FINISHED, STOPPED
 
 #: Number of times that a job may lose its process without a new checkpoint in between.
 MAX_LOSSES = 3
-#: Seconds between looks at the jobs, and between refreshes of the table or lines of text.
+#: Seconds between looks at the jobs, and between refreshes of the table.
 POLL_SECONDS, TABLE_SECONDS = 0.1, 2.0
 
 
@@ -60,7 +60,7 @@ def run_sweep(
             those that have begun are continued from their newest checkpoint.
         engine: where jobs run.
         retry_failed: whether to start failed jobs again.
-        progress: whether to show a table of all jobs.
+        progress: whether to show what happens, and at the end a table of all jobs.
 
     Returns:
         The state of every job. A failing job does not stop the others. After SIGINT or SIGTERM, the
@@ -77,7 +77,10 @@ def run_sweep(
             loop.run(signals)
         finally:
             engine.close()
-    return SweepResult({p: job_status(p, job).state for p, job in paths.items()}, signals.stop)
+    found = [job_status(path, job) for path, job in paths.items()]
+    if progress:
+        loop.console.print(status_table(found))
+    return SweepResult({status.path: status.state for status in found}, signals.stop)
 
 
 class _Loop:
@@ -99,7 +102,7 @@ class _Loop:
         """Starts and watches jobs until there are none, or a signal stops them."""
         told = False
         if self.shown and self.console.is_terminal:
-            self.live = Live(console=self.console, auto_refresh=False)
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
             self.live.start()
         try:
             while self.running or (self.waiting and not signals.stop):
@@ -118,7 +121,6 @@ class _Loop:
                 self._poll()
                 time.sleep(POLL_SECONDS)
         finally:
-            self._show(last=True)
             if self.live is not None:
                 self.live.stop()
 
@@ -142,7 +144,7 @@ class _Loop:
             status = job_status(path, self.paths[path])
             if how == LOST:
                 self._lost(path)
-            elif status.state not in (FINISHED, FAILED, "stopped"):
+            elif status.state not in (FINISHED, FAILED, STOPPED):
                 # Another process had the lock, or an evaluation was interrupted.
                 self.waiting.append(path)
             else:
@@ -168,19 +170,14 @@ class _Loop:
         if self.shown:
             self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _show(self, last: bool = False) -> None:
-        if not self.shown or (time.monotonic() < self.next_look and not last):
+    def _show(self) -> None:
+        """Refreshes the table of the jobs that run."""
+        if self.live is None or time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + TABLE_SECONDS
-        if self.live is not None:
-            self.live.update(status_table(self._statuses(all_jobs=last)), refresh=True)
-        elif last:
-            self.console.print(status_table(self._statuses(all_jobs=True)))
-
-    def _statuses(self, all_jobs: bool) -> list[JobStatus]:
-        """The jobs that run, or, at the end, all of them."""
-        chosen = self.paths if all_jobs else self.running
-        return [job_status(path, self.paths[path]) for path in chosen]
+        self.live.update(
+            status_table([job_status(path, self.paths[path]) for path in self.running]), refresh=True
+        )
 
 
 def _position(path: Path) -> int:

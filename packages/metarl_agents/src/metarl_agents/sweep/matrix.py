@@ -95,7 +95,16 @@ class Run:
 
 
 class Key(NamedTuple):
-    """What the runs of a cell share; see `Cell`."""
+    """What the runs of a cell share.
+
+    Attributes:
+        agent: name of the agent.
+        family: id of the family.
+        preset: name of the preset.
+        changes: configuration values that differ from the preset, as text.
+        protocol: name of the protocol, with what the evaluation changes in the agent.
+        split: evaluated tasks.
+    """
 
     agent: str
     family: str
@@ -110,23 +119,13 @@ class Cell:
     """The training seeds of one agent on one family with one configuration, and one evaluation of them.
 
     Attributes:
-        agent: name of the agent.
-        family: id of the family.
-        preset: name of the preset.
-        changes: configuration values that differ from the preset, as text.
-        protocol: name of the protocol, with what the evaluation changes in the agent.
-        split: evaluated tasks.
+        key: agent, family, configuration and evaluation.
         runs: the runs, by training seed.
         oracle: score (T,) of the upper reference on the tasks; None if there is none.
         oracle_name: what it is: "scripted", or the agent that observes the task.
     """
 
-    agent: str
-    family: str
-    preset: str
-    changes: str
-    protocol: str
-    split: str
+    key: Key
     runs: tuple[Run, ...]
     oracle: NDArray[np.float64] | None = None
     oracle_name: str = ""
@@ -188,7 +187,7 @@ def find_cells(folders: Sequence[Path]) -> list[Cell]:
                     runs[description["seed"]] = _run(path, description, report)
     if not groups:
         raise ConfigError(f"no run with a report in {', '.join(map(str, folders))}")
-    cells = [Cell(*key, _consistent(key, runs)) for key, runs in sorted(groups.items(), key=_order)]
+    cells = [Cell(key, _consistent(key, runs)) for key, runs in sorted(groups.items(), key=_order)]
     return [_with_oracle(cell, cells) for cell in cells]
 
 
@@ -253,12 +252,12 @@ def _with_oracle(cell: Cell, cells: Sequence[Cell]) -> Cell:
         trained = [
             other
             for other in cells
-            if other.agent in ORACLES
-            and (other.family, other.split) == (cell.family, cell.split)
+            if other.key.agent in ORACLES
+            and (other.key.family, other.key.split) == (cell.key.family, cell.key.split)
             and other.runs[0].report.tasks == report.tasks
         ]
         if trained:
             scores = {number: other.result.scores.mean(axis=0) for number, other in enumerate(trained)}
             best = max(scores, key=lambda number: float(iqm(scores[number])))
-            found, name = scores[best], f"{trained[best].agent}, trained"
+            found, name = scores[best], f"{trained[best].key.agent}, trained"
     return dataclasses.replace(cell, oracle=found, oracle_name=name)

@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from metarl_agents.run.curves import COLOURS
 from metarl_agents.sweep.matrix import Cell, Papers
 from metarl_envs.evaluation import iqm, performance_profile, stratified_bootstrap_interval
 from metarl_envs.files import atomic_path, readable_json
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 _GREY = "#8A8A8A"
 
 
@@ -59,8 +59,9 @@ def aggregates(cells: Sequence[Cell], papers: Papers) -> list[Aggregate]:
     """
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     for cell in cells:
-        if (shares := cell.shares) is not None and not cell.changes:
-            found.setdefault(f"{cell.agent} ({cell.preset})", {}).setdefault(cell.family, shares)
+        key = cell.key
+        if (shares := cell.shares) is not None and not key.changes:
+            found.setdefault(f"{key.agent} ({key.preset})", {}).setdefault(key.family, shares)
     result = []
     for paper, chosen in [("", None), *papers.families.items()]:
         for agent, by_family in found.items():
@@ -78,14 +79,9 @@ def rows(cells: Sequence[Cell], papers: Papers) -> Iterator[dict[str, Any]]:
         summary = cell.summary
         seconds = [run.core_seconds for run in cell.runs if run.core_seconds is not None]
         shares = cell.shares
-        published = [f for f in papers.figures if (f.agent, f.family) == (cell.agent, cell.family)]
+        published = [f for f in papers.figures if (f.agent, f.family) == (cell.key.agent, cell.key.family)]
         yield {
-            "family": cell.family,
-            "split": cell.split,
-            "agent": cell.agent,
-            "preset": cell.preset,
-            "changes": cell.changes,
-            "protocol": cell.protocol,
+            **cell.key._asdict(),
             "iqm": summary.score.value,
             "low": summary.score.low,
             "high": summary.score.high,
@@ -215,7 +211,7 @@ def _plot(cells: Sequence[Cell], total: Sequence[Aggregate], path: Path) -> None
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for number, a in enumerate(total):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         shift = 0.6 * ((number + 0.5) / len(total) - 0.5)
         for column, family in enumerate(a.families):
             y = np.full(len(a.shares), families.index(family) + shift)

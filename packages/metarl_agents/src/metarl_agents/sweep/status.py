@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from metarl_agents.common.config import ConfigError
 from metarl_agents.sweep.job import JOB, LOCK, RUN, STATE, Job
 from metarl_agents.sweep.lock import is_held
-from metarl_agents.sweep.worker import FAILED, FINISHED, RUNNING, is_evaluated
+from metarl_agents.sweep.worker import FAILED, FINISHED, RUNNING, STOPPED, is_evaluated
 
 WAITING, INTERRUPTED = "waiting", "interrupted"
 #: The states, as tables order them.
-STATES = (RUNNING, INTERRUPTED, "stopped", WAITING, FINISHED, FAILED)
+STATES = (RUNNING, INTERRUPTED, STOPPED, WAITING, FINISHED, FAILED)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def status_table(found: Sequence[JobStatus]) -> Table:
     variants = describe_variants([status.job for status in found])
     total = sum(status.core_seconds or 0.0 for status in found)
     caption = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    table = Table(caption=f"{caption}; {_hours(total)} core hours so far", caption_justify="left")
+    table = Table(caption=f"{caption}; {hours(total)} core hours so far", caption_justify="left")
     for name, side in (("job", "left"), ("state", "left"), ("steps", "right"), ("%", "right")):
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
     for name in ("return", "core h", "core h left"):
@@ -135,8 +137,8 @@ def status_table(found: Sequence[JobStatus]) -> Table:
             f"{status.env_steps:,}",
             f"{share:.0%}",
             "" if status.last_return is None else f"{status.last_return:.1f}",
-            _hours(status.core_seconds),
-            _hours(left),
+            hours(status.core_seconds),
+            hours(left),
         )
     return table
 
@@ -167,27 +169,22 @@ def print_status(folder: Path, *, follow: bool = False) -> None:
     Raises:
         ConfigError: when the directory is not one of a sweep.
     """
-    import time
-
-    from rich.live import Live
-
     paths = sweep_jobs(folder)
-    jobs = {path: Job.read(path) for path in paths}
-
-    def read() -> list[JobStatus]:
-        return [job_status(path, job) for path, job in jobs.items()]
-
+    found = [job_status(path) for path in paths]
     console = table_console()
     if not follow:
-        console.print(status_table(read()))
+        console.print(status_table(found))
         return
-    with Live(status_table(read()), console=console, auto_refresh=False) as live:
-        while any(status.state == RUNNING for status in read()):
+    with Live(status_table(found), console=console, auto_refresh=False) as live:
+        while any(status.state == RUNNING for status in found):
             time.sleep(2.0)
-            live.update(status_table(read()), refresh=True)
+            # What is finished stays so, and its reports can be large.
+            found = [s if s.state == FINISHED else job_status(s.path, s.job) for s in found]
+            live.update(status_table(found), refresh=True)
 
 
-def _hours(seconds: float | None) -> str:
+def hours(seconds: float | None) -> str:
+    """Seconds as hours for a table; nothing if unknown."""
     return "" if seconds is None else f"{seconds / 3600:.2f}"
 
 

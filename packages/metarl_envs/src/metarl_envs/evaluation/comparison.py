@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.evaluation.pooling import Pooled, Result
-from metarl_envs.evaluation.statistics import iqm, probability_of_improvement, task_bootstrap_interval
-from metarl_envs.evaluation.summary import Estimate
+from metarl_envs.evaluation.statistics import (
+    iqm,
+    probability_of_improvement,
+    stratified_bootstrap,
+    task_bootstrap_interval,
+)
+from metarl_envs.evaluation.summary import Estimate, count
 
 _REPETITIONS = 2000
 
@@ -88,12 +93,12 @@ def compare(first: Result, second: Result, *, names: tuple[str, str] | None = No
         pairs = first.scores - second.scores
         better = float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
         estimates = _over_tasks(pairs)
-        pairing = f"paired over {_count(tasks, 'task')} and {_count(trials, 'trial seed')}"
+        pairing = f"paired over {count(tasks, 'task')} and {count(trials, 'trial seed')}"
         interval = "bootstrap over tasks (one training seed on each side)"
     else:
         a, b = (s.scores if isinstance(s, Pooled) else s.scores.mean(axis=0, keepdims=True) for s in sides)
         better = probability_of_improvement(a, b)
-        pairing = f"paired over {_count(tasks, 'task')} ({len(a)} and {len(b)} training seeds)"
+        pairing = f"paired over {count(tasks, 'task')} ({len(a)} and {len(b)} training seeds)"
         if min(len(a), len(b)) > 1:
             estimates = (_over_seeds(a, b, np.mean), _over_seeds(a, b, iqm))
             interval = "bootstrap over training seeds of both sides, stratified by task"
@@ -124,15 +129,6 @@ def _over_tasks(pairs: NDArray[np.float64]) -> tuple[Estimate, Estimate]:
 def _over_seeds(a: NDArray[np.float64], b: NDArray[np.float64], statistic: Callable[..., Any]) -> Estimate:
     """Difference of a statistic of (Sa, T) and (Sb, T), with an interval over the seeds of both."""
     rng = np.random.default_rng(0)
-
-    def resampled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        seeds, tasks = scores.shape
-        rows = rng.integers(seeds, size=(_REPETITIONS, seeds, tasks))
-        return np.asarray(statistic(scores[rows, np.arange(tasks)], axis=(1, 2)))
-
-    low, high = np.quantile(resampled(a) - resampled(b), [0.025, 0.975])
+    first, second = (stratified_bootstrap(s, statistic, repetitions=_REPETITIONS, rng=rng) for s in (a, b))
+    low, high = np.quantile(first - second, [0.025, 0.975])
     return Estimate(float(statistic(a) - statistic(b)), float(low), float(high))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -90,13 +90,13 @@ def sample_size(result: Result) -> str:
     trials = len(result.protocol.seeds)
     trainings = len(result.reports) if isinstance(result, Pooled) else 1
     return ", ".join(
-        f"{number} {noun}{'' if number == 1 else 's'}"
-        for number, noun in (
-            (len(result.tasks), "task"),
-            (trainings, "training seed"),
-            (trials, "trial seed"),
-        )
+        (count(len(result.tasks), "task"), count(trainings, "training seed"), count(trials, "trial seed"))
     )
+
+
+def count(number: int, noun: str) -> str:
+    """A number with a noun, e.g. "1 task" or "2 tasks"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def estimate(
