@@ -29,6 +29,7 @@ FLOORS = {
         {"common", "networks"},
         {"replay", "trials"},
         {"algorithms", "registry"},
+        {"actors"},
         {"run"},
         {"sweep"},
         {"__init__", "cli"},

@@ -66,8 +66,15 @@ class Reptile(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def outer_steps(self) -> Iterator[dict[str, Tensor]]:
         """Theta += epsilon mean_i (theta_i' - theta), batch version of the paper's Algorithm 2."""
         squares = []
-        for name, parameter in self.policy.model.named_parameters():
-            step = self.config.outer_step_size * (self.policy.own[name] - parameter).mean(0)
+        ways = zip(*self.on_pieces("ways"), strict=True)
+        for parameter, way in zip(self.policy.model.parameters(), ways, strict=True):
+            step = self.config.outer_step_size * sum(way) / self.num_tasks
             parameter += step
             squares.append(step.square().sum())
         yield {"outer_step": torch.stack(squares).sum().sqrt()}
+
+    @torch.no_grad()
+    def ways(self, rows: slice) -> list[Tensor]:
+        """The sum of theta_i' - theta over some tasks, for every parameter."""
+        model, own = self.policy.model, self.policy.own
+        return [(own[name][rows] - parameter).sum(0) for name, parameter in model.named_parameters()]

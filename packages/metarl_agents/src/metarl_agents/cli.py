@@ -97,6 +97,14 @@ def train(
     ] = None,
     overrides: Overrides = None,
     threads: Threads = 1,
+    actors: Annotated[
+        int,
+        typer.Option(
+            help="Number of processes that share the run's iterations, on this machine or in the Ray"
+            " cluster at RAY_ADDRESS. The result does not depend on it.",
+            min=0,
+        ),
+    ] = 0,
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
     """Train an agent on the training tasks of a family.
@@ -121,6 +129,7 @@ def train(
             config_file=config_file,
             progress=progress,
             threads=threads,
+            actors=actors,
         )
         _say_how_it_ended(result)
 

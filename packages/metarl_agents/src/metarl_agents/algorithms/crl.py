@@ -19,6 +19,7 @@ Decisions where the paper gives no details:
 - Size, batch and step size of the adapter.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -32,7 +33,7 @@ from metarl_agents.common.context import Context
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.networks.distributions import tanh_gaussian_act, tanh_gaussian_draw
 from metarl_agents.networks.encoders import ProductOfGaussiansEncoder, transition_features
-from metarl_agents.networks.heads import HeadAdapter, MultiHeadActor, Standard
+from metarl_agents.networks.heads import HeadAdapter, Heads, MultiHeadActor, Standard
 from metarl_agents.networks.optimisers import adam
 from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
 from metarl_agents.replay.soft_value import SoftValueNetworks
@@ -99,6 +100,15 @@ class CRLPolicy(PEARLPolicy):
         super().begin_rollouts(tasks_R, conditioning, buffer)
         with torch.no_grad():
             self.heads_R = self.actor.heads(torch.from_numpy(tasks_R).to(self.generator.device))
+
+    def prepared(self) -> dict[str, Any]:
+        """See `MetaPolicy.prepared`."""
+        return super().prepared() | {"heads_R": tuple(self.heads_R)}
+
+    def prepare(self, decided: Mapping[str, Any], count: int) -> None:
+        """See `MetaPolicy.prepare`."""
+        super().prepare(decided, count)
+        self.heads_R = Heads(*decided["heads_R"])
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:

@@ -28,14 +28,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl_agents.common.context import Context
-from metarl_agents.common.threads import in_order
+from metarl_agents.common.seeding import part_seed
 from metarl_agents.networks.functional import Gaussian
 from metarl_agents.trials.adaptation import (
     adapted,
-    chunks,
     distribution,
     likelihood_loss,
     mean_kl,
@@ -44,7 +43,14 @@ from metarl_agents.trials.adaptation import (
 from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches
 from metarl_agents.trials.episodes import Sample
 from metarl_agents.trials.policy import AdaptivePolicy, TrialAgent, perceptron_policy
-from metarl_agents.trials.trust_region import TrustRegion, TrustRegionConfig, flat, trust_region_step
+from metarl_agents.trials.trust_region import (
+    Product,
+    TrustRegion,
+    TrustRegionConfig,
+    flat,
+    hessian_product,
+    trust_region_step,
+)
 
 
 @dataclass(frozen=True)
@@ -69,14 +75,14 @@ class MAMLConfig(TrustRegionConfig):
 
 
 class MetaObjective:
-    """Surrogate loss and KL divergence of adapted policies, as functions of the parameters theta.
+    """Surrogate loss and KL divergence of adapted policies of some tasks, as functions of theta.
 
     Args:
         policy: the policy, with its inner loss and step sizes.
         inner: the data of the inner steps, one sample per step.
         outer: the data that the adapted policies collected.
         second_order: whether inner gradients are differentiated.
-        threads: number of threads that work on different tasks; results do not depend on it.
+        tasks: number of tasks of the means, to which these tasks contribute; by default these tasks.
     """
 
     def __init__(
@@ -86,67 +92,43 @@ class MetaObjective:
         outer: Sample,
         *,
         second_order: bool,
-        threads: int = 1,
+        tasks: int | None = None,
     ) -> None:
         self.policy = policy
         self.inner = inner
         self.outer = outer
         self.second_order = second_order
-        self.threads = threads
+        self.tasks = tasks or len(outer.obs)
 
-    def adapted_policy(self, rows: slice, *, create_graph: bool) -> tuple[Gaussian, Sample]:
-        """Adapts to some tasks (eq. 1); returns the adapted policies' action distributions and their data."""
-        outer = self.outer.rows(rows)
-        theta_T = self.policy.model.start(len(outer.obs))
+    def adapted_policy(self, *, create_graph: bool) -> Gaussian:
+        """Adapts to every task (eq. 1); returns the adapted policies' action distributions."""
+        theta_T = self.policy.model.start(len(self.outer.obs))
         adapted_T = adapted(
             self.policy.model,
             theta_T,
-            [sample.rows(rows) for sample in self.inner],
+            self.inner,
             self.policy.inner_loss,
             self.policy.step_sizes.by_name(),
             second_order=create_graph and self.second_order,
             max_norm=self.policy.max_norm,
         )
         with torch.set_grad_enabled(create_graph):
-            return distribution(self.policy.model, adapted_T, outer), outer
+            return distribution(self.policy.model, adapted_T, self.outer)
 
-    def gradient(self, theta: Sequence[nn.Parameter]) -> tuple[float, Tensor]:
-        """Mean surrogate loss over tasks (eq. 4) and its gradient, one chunk of tasks at a time."""
-        tasks, total = len(self.outer.obs), 0.0
-
-        def of_chunk(rows: slice) -> tuple[float, Sequence[Tensor]]:
-            loss = ratio_loss(*self.adapted_policy(rows, create_graph=True)).sum() / tasks
-            return float(loss.detach()), torch.autograd.grad(loss, theta)
-
-        sums = [torch.zeros_like(parameter) for parameter in theta]
-        for loss, gradients in in_order(of_chunk, chunks(self.policy.model, self.outer), self.threads):
-            total += loss
-            for place, gradient in zip(sums, gradients, strict=True):
-                place += gradient
-        return total, flat(sums)
+    def gradient(self, theta: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Contribution to the mean surrogate loss over tasks (eq. 4), and its gradient as one vector."""
+        loss = ratio_loss(self.adapted_policy(create_graph=True), self.outer).sum() / self.tasks
+        return loss.detach(), flat(torch.autograd.grad(loss, theta))
 
     def divergence(self) -> Tensor:
-        """Mean KL divergence over tasks, with its graph over all of them.
+        """Contribution to the mean KL divergence over tasks, with its graph."""
+        return mean_kl(self.adapted_policy(create_graph=True), self.outer).sum() / self.tasks
 
-        One thread builds it: in which order the gradients of one graph are added depends on the thread
-        that built it.
-        """
-        parts = [
-            mean_kl(*self.adapted_policy(rows, create_graph=True)).sum()
-            for rows in chunks(self.policy.model, self.outer)
-        ]
-        return torch.stack(parts).sum() / len(self.outer.obs)
-
-    def values(self) -> tuple[float, float]:
-        """Mean surrogate loss and mean KL divergence over tasks, without gradients."""
-
-        def of_chunk(rows: slice) -> Tensor:
-            new, sample = self.adapted_policy(rows, create_graph=False)
-            return torch.stack((ratio_loss(new, sample).sum(), mean_kl(new, sample).sum()))
-
-        found = in_order(of_chunk, chunks(self.policy.model, self.outer), self.threads)
-        surrogate, kl = (torch.stack(found).double().sum(0) / len(self.outer.obs)).tolist()
-        return surrogate, kl
+    def values(self) -> Tensor:
+        """Contributions (2,) to the mean surrogate loss and the mean KL divergence, without gradients."""
+        new = self.adapted_policy(create_graph=False).detach()
+        sums = torch.stack((ratio_loss(new, self.outer).sum(), mean_kl(new, self.outer).sum()))
+        return sums.double() / self.tasks
 
     def curvature_sample(self, fraction: float, generator: torch.Generator) -> MetaObjective:
         """The objective on a random part of each task's steps, for the curvature of the constraint.
@@ -162,59 +144,113 @@ class MetaObjective:
             return sample.steps(noise.argsort(1)[:, : max(1, round(fraction * steps))])
 
         inner, outer = [drawn(sample) for sample in self.inner], drawn(self.outer)
-        few = MetaObjective(self.policy, inner, outer, second_order=self.second_order)
-        means, log_stds = [], []
-        for rows in chunks(self.policy.model, outer):
-            now, sample = few.adapted_policy(rows, create_graph=False)
-            means.append(now.mean.detach())
-            log_stds.append(now.log_std.detach().expand(len(sample.obs), -1, -1))
-        few.outer = outer._replace(old=Gaussian(torch.cat(means), torch.cat(log_stds)))
+        few = MetaObjective(self.policy, inner, outer, second_order=self.second_order, tasks=self.tasks)
+        few.outer = outer._replace(old=few.adapted_policy(create_graph=False).detach())
         return few
 
 
-#: What `outer_step` reports.
-LOSS_NAMES = ("surrogate", "policy_kl", "step_length", "action_std")
+class TrustRegionAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
+    """A trust-region step on the mean surrogate loss of adapted policies: MAML and the joint oracle.
 
-
-def outer_step(
-    objective: MetaObjective, config: TrustRegionConfig, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Takes one trust-region step on theta, or none if no step length is accepted.
-
-    Args:
-        objective: surrogate loss and constraint.
-        config: trust region and share of the steps for the curvature.
-        generator: draws the steps from which the curvature is estimated.
-
-    Returns:
-        The scalars in `LOSS_NAMES`.
+    The step itself is `trust_region_step`. Its parts are sums over tasks; the methods with an argument
+    `rows` compute the contributions of some tasks.
     """
-    policy = objective.policy
-    theta = list(policy.model.parameters())
-    few = objective.curvature_sample(config.curvature_fraction, generator)
-    result = trust_region_step(
-        theta,
-        gradient=lambda: objective.gradient(theta),
-        curvature_kl=few.divergence,
-        evaluate=objective.values,
-        region=TrustRegion(radius=config.trust_radius),
-    )
-    action_std = policy.model.get_parameter("log_std").detach().exp().mean()
-    values = (result.loss, result.kl, result.length, float(action_std))
-    device = generator.device
-    return {name: torch.tensor(value, device=device) for name, value in zip(LOSS_NAMES, values, strict=True)}
 
+    loss_names = ("surrogate", "policy_kl", "step_length", "action_std")
+    config: TrustRegionConfig
 
-class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
-    """Model-agnostic meta-learning; see the module for the source."""
-
-    config_class: ClassVar[type[MAMLConfig]] = MAMLConfig
-    loss_names = LOSS_NAMES
-
-    def __init__(self, *, policy: AdaptivePolicy, config: MAMLConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, *, policy: AdaptivePolicy, config: TrustRegionConfig, generator: torch.Generator
+    ) -> None:
         super().__init__(policy=policy)
         self.begin_run(self.updates_per_iteration(config), generator)
         self.config = config
+        self.hessians: dict[int, Product] = {}
+
+    @staticmethod
+    def updates_per_iteration(config: TrustRegionConfig) -> int:
+        """One."""
+        return 1
+
+    def outer_steps(self) -> Iterator[dict[str, Tensor]]:
+        """One trust-region step on the data of all tasks, or none if no step length is accepted."""
+        model = self.policy.model
+
+        def gradient() -> tuple[float, Tensor]:
+            losses, gradients = zip(*self.on_pieces("surrogate_gradient"), strict=True)
+            return sum(float(loss) for loss in losses), in_turn(gradients)
+
+        def curvature() -> Product:
+            seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
+            self.on_pieces("prepare_curvature", seed, keep=True)
+            return lambda vector: in_turn(self.on_pieces("curvature_product", vector))
+
+        def evaluate() -> tuple[float, float]:
+            surrogate, kl = in_turn(self.on_pieces("surrogate_and_kl")).tolist()
+            return surrogate, kl
+
+        result = trust_region_step(
+            list(model.parameters()),
+            gradient=gradient,
+            curvature=curvature,
+            evaluate=evaluate,
+            region=TrustRegion(radius=self.config.trust_radius),
+        )
+        self.hessians.clear()
+        action_std = model.get_parameter("log_std").detach().exp().mean()
+        values = (result.loss, result.kl, result.length, float(action_std))
+        yield {
+            name: torch.tensor(value, device=self.device)
+            for name, value in zip(self.loss_names, values, strict=True)
+        }
+
+    def objective(self, rows: slice) -> MetaObjective:
+        """The objective of some tasks."""
+        *inner, outer = (sample.rows(rows) for sample in self.policy.samples)
+        return MetaObjective(
+            self.policy, inner, outer, second_order=self.second_order(), tasks=self.num_tasks
+        )
+
+    def second_order(self) -> bool:
+        """Whether inner gradients are differentiated."""
+        return False
+
+    def surrogate_gradient(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """See `MetaObjective.gradient`."""
+        return self.objective(rows).gradient(list(self.policy.model.parameters()))
+
+    def surrogate_and_kl(self, rows: slice) -> Tensor:
+        """See `MetaObjective.values`."""
+        return self.objective(rows).values()
+
+    def curvature_objective(self, rows: slice, seed: int) -> MetaObjective:
+        """The objective on the part of the steps from which the curvature is estimated."""
+        generator = torch.Generator(self.device).manual_seed(part_seed(seed, self.first_task + rows.start))
+        return self.objective(rows).curvature_sample(self.config.curvature_fraction, generator)
+
+    def prepare_curvature(self, rows: slice, seed: int) -> None:
+        """Differentiates the divergence once, and keeps the graph for `curvature_product`."""
+        few = self.curvature_objective(rows, seed)
+        self.hessians[rows.start] = hessian_product(few.divergence(), list(self.policy.model.parameters()))
+
+    def curvature_product(self, rows: slice, vector: Tensor) -> Tensor:
+        """The contribution to the product of the Hessian of the mean divergence with a vector."""
+        return self.hessians[rows.start](vector)
+
+
+def in_turn(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors, added one after the other."""
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total += tensor
+    return total
+
+
+class MAML(TrustRegionAlgorithm):
+    """Model-agnostic meta-learning; see the module for the source."""
+
+    config_class: ClassVar[type[MAMLConfig]] = MAMLConfig
+    config: MAMLConfig
 
     @classmethod
     def from_config(cls, config: MAMLConfig, context: Context) -> Self:
@@ -229,18 +265,9 @@ class MAML(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         """Before each inner step, and after the last."""
         return adaptation_batches(config.inner_steps)
 
-    @staticmethod
-    def updates_per_iteration(config: MAMLConfig) -> int:
-        """One."""
-        return 1
-
-    def outer_steps(self) -> Iterator[dict[str, Tensor]]:
-        """One trust-region step on the data of all tasks."""
-        *inner, outer = self.policy.samples
-        objective = MetaObjective(
-            self.policy, inner, outer, second_order=self.config.second_order, threads=self.threads
-        )
-        yield outer_step(objective, self.config, self.generator)
+    def second_order(self) -> bool:
+        """As configured."""
+        return self.config.second_order
 
     def trial_agent(self) -> TrialAgent:
         """The trained agent, with the step sizes of an evaluation."""

@@ -35,14 +35,13 @@ from metarl_agents.networks.optimisers import adam
 from metarl_agents.trials.adaptation import (
     StepSizes,
     adapted,
-    chunks,
     clipped_loss,
     distribution,
     likelihood_loss,
     mean_kl,
     moved,
 )
-from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches, step_on_tasks
+from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches
 from metarl_agents.trials.episodes import Sample
 from metarl_agents.trials.policy import AdaptivePolicy, adaptive_policy
 
@@ -172,11 +171,10 @@ class FastUpdateAlgorithm(MetaOnPolicyAlgorithm[AdaptivePolicy]):
         best, kept = float("inf"), self.current_parameters()
         for number in range(self.config.outer_steps):
             before = self.current_parameters()
-            rows = chunks(self.policy.model, self.policy.samples[-1])
             if number + 1 < self.config.outer_steps:
-                found = step_on_tasks(self.optim, self.loss, rows, self.threads)
+                found = self.step_on_pieces()
             else:
-                found = torch.stack([self.loss(chunk)[1] for chunk in rows]).sum(0)
+                found = torch.stack(self.on_pieces("reported")).sum(0)
             surrogate, kl = found[:2]
             if kl < self.config.kl_limit and surrogate < best:
                 best, kept = float(surrogate), before
@@ -220,10 +218,9 @@ class MetaSGD(FastUpdateAlgorithm):
 
     def loss(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Clipped surrogate loss of some tasks' adapted policies; see `FastUpdateAlgorithm.loss`."""
-        outer = self.policy.samples[-1]
-        sample = outer.rows(rows)
+        sample = self.policy.samples[-1].rows(rows)
         new = distribution(self.policy.model, self.adapted_parameters(rows), sample)
-        surrogate, kl = surrogate_and_kl(new, sample, len(outer.obs), self.config.clip)
+        surrogate, kl = surrogate_and_kl(new, sample, self.num_tasks, self.config.clip)
         return surrogate, torch.stack((surrogate.detach(), kl))
 
     def adapted_parameters(self, rows: slice) -> Mapping[str, Tensor]:

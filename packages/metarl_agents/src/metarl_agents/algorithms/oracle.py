@@ -5,6 +5,7 @@ them, over all training tasks at once; the state is the observation with the tas
 It is a bound for one shared policy, not for policies trained per task.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -53,6 +54,13 @@ class OraclePolicy(MetaPolicy):
         """Does nothing, because every observation contains the task."""
         if conditioning != "task":
             raise ValueError(f"the conditioning of the oracle must be 'task', not {conditioning!r}")
+
+    def prepared(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def prepare(self, decided: Mapping[str, Any], count: int) -> None:
+        """Does nothing."""
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:

@@ -5,6 +5,7 @@ Probabilistic Context Variables" (arXiv:1903.08254). Where the paper gives no de
 values and the order of steps are those of the authors' released code (katerakelly/oyster).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -155,6 +156,14 @@ class PEARLPolicy(MetaPolicy):
             factors = self.encoder(self.draw_context(buffer, tasks_R))
             mean_RZ, variance_RZ = product_of_gaussians(*factors)
             self.latent_RZ = mean_RZ + variance_RZ.sqrt() * noise_RZ
+
+    def prepared(self) -> dict[str, Any]:
+        """See `MetaPolicy.prepared`."""
+        return {"latent_RZ": self.latent_RZ}
+
+    def prepare(self, decided: Mapping[str, Any], count: int) -> None:
+        """See `MetaPolicy.prepare`."""
+        self.latent_RZ = decided["latent_RZ"]
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:

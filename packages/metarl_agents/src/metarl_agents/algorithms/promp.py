@@ -30,13 +30,12 @@ from metarl_agents.common.context import Context
 from metarl_agents.networks.optimisers import adam
 from metarl_agents.trials.adaptation import (
     adapted,
-    chunks,
     clipped_loss,
     distribution,
     mean_kl,
     ratio_loss,
 )
-from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches, step_on_tasks
+from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, adaptation_batches
 from metarl_agents.trials.policy import AdaptivePolicy, perceptron_policy
 
 
@@ -106,8 +105,7 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
     def outer_steps(self) -> Iterator[dict[str, Tensor]]:
         """Adam steps on the clipped surrogate of the adapted policies."""
         for _ in range(self.config.outer_steps):
-            rows = chunks(self.policy.model, self.policy.samples[-1])
-            found = step_on_tasks(self.optim, self.loss, rows, self.threads)
+            found = self.step_on_pieces()
             yield {
                 **dict(zip(self.loss_names[:3], found, strict=True)),
                 "kl_penalty": self.kl_penalty.clone(),
@@ -121,22 +119,22 @@ class ProMP(MetaOnPolicyAlgorithm[AdaptivePolicy]):
             elif start_kl < self.config.kl_target / 1.5:
                 self.kl_penalty /= 2
 
-    @torch.no_grad()
     def start_kl(self) -> float:
         """How far the policy before adaptation has moved from the one that acted: mean KL over tasks."""
-        model, sample = self.policy.model, self.policy.samples[0]
-        tasks = len(sample.obs)
-        parts = [sample.rows(rows) for rows in chunks(model, sample)]
-        return sum(
-            float(mean_kl(distribution(model, model.start(len(part.obs)), part), part).sum()) / tasks
-            for part in parts
-        )
+        return float(torch.stack(self.on_pieces("start_kl_of")).sum())
+
+    @torch.no_grad()
+    def start_kl_of(self, rows: slice) -> Tensor:
+        """The contribution of some tasks to `start_kl`."""
+        model, sample = self.policy.model, self.policy.samples[0].rows(rows)
+        new = distribution(model, model.start(len(sample.obs)), sample)
+        return mean_kl(new, sample).sum() / self.num_tasks
 
     def loss(self, rows: slice) -> tuple[Tensor, Tensor]:
         """What some tasks add to the loss, and to the surrogate and the divergences after and before."""
         policy, config = self.policy, self.config
         *inner, outer = policy.samples
-        model, tasks = policy.model, len(outer.obs)
+        model, tasks = policy.model, self.num_tasks
         parts, after = [sample.rows(rows) for sample in inner], outer.rows(rows)
         start = model.start(len(after.obs))
         before = distribution(model, start, parts[0])

@@ -15,9 +15,9 @@ PEARL paper compares with (ProMP's) computes advantages within each episode, as 
 which hides what an episode's last step earned; that is not taken over. As there, the baseline is linear
 in all that the cell sees, and weights start as TensorFlow's.
 
-The update is PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347) on all trials at once.
-Gradients go back through `bptt_length` steps; the state is carried on between such chunks, whose
-gradients add up to one Adam step per epoch.
+The update is PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347) on all trials. Gradients
+go back through `bptt_length` steps; the state is carried on between such chunks. The gradients of all
+chunks and tasks add up to one Adam step per epoch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from metarl_agents.common.config import ConfigError, OnPolicyConfig
 from metarl_agents.common.context import Context
 from metarl_agents.networks.functional import Gaussian
 from metarl_agents.networks.optimisers import adam
-from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm, step_on_parts
+from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm
 from metarl_agents.trials.episodes import Episodes, executed
 from metarl_agents.trials.policy import TrialPolicy
 from metarl_agents.trials.recurrent import CELLS, RecurrentGaussian, Trials, trial_sequences
@@ -118,6 +118,7 @@ class RL2Policy(TrialPolicy):
     def begin_trials(self, tasks: int, rollouts: int) -> None:
         """Empties the memory."""
         self.batches.clear()
+        self.tasks = tasks
         self.state_RK = self.next_state_RK = self.model.start(tasks * rollouts)
         # Previous action, reward and flag: the part of the next input that is not the observation.
         self.previous_RI = self.state_RK.new_zeros(len(self.state_RK), self.action_space.shape[0] + 2)
@@ -129,10 +130,9 @@ class RL2Policy(TrialPolicy):
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
         """Actions (T E, A), not bounded. The memory moves when the step is observed."""
-        inputs_SRI = torch.cat((observations_RO, self.previous_RI), -1)[None]
-        chosen: Gaussian
-        chosen, self.next_state_RK = self.model(inputs_SRI, self.state_RK)
-        return (chosen.mean if deterministic else chosen.draw(self.generator))[0]
+        inputs_RI = torch.cat((observations_RO, self.previous_RI), -1)
+        chosen, self.next_state_RK = self.model.step(inputs_RI, self.state_RK, self.tasks)
+        return chosen.mean if deterministic else chosen.draw(self.noise(chosen.mean))
 
     def observe_arrays(
         self,
@@ -154,6 +154,12 @@ class RL2Policy(TrialPolicy):
         """Keeps the trial's episodes."""
         self.batches.append(episodes)
 
+    @property
+    def taken(self) -> tuple[int, int]:
+        """See `TrialPolicy.taken`; a trial is learned from as a whole."""
+        tasks, rollouts, steps = self.batches[0].valid.shape
+        return tasks, len(self.batches) * rollouts * steps
+
 
 class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
     """Recurrent meta-reinforcement learning; see the module for the source."""
@@ -166,6 +172,8 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
         self.begin_run(self.updates_per_iteration(config), generator)
         self.config = config
         self.optim = self._create_optimizer(policy.model, adam(config.learning_rate))
+        #: Trials of a piece of tasks, with the policy that acted in them and its log-densities (S, R).
+        self.prepared: dict[int, tuple[Trials, Gaussian, Tensor]] = {}
 
     @classmethod
     def from_config(
@@ -205,26 +213,47 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
         """The epochs."""
         return config.outer_steps
 
+    @classmethod
+    def episodes_per_visit(cls, config: RL2Config) -> int:
+        """All episodes of the trials of a task."""
+        return config.episodes_per_task * config.episodes_per_trial
+
     def outer_steps(self) -> Iterator[dict[str, Tensor]]:
         """Adam steps on the clipped surrogate of all trials."""
+        self.on_pieces("prepare", keep=True)
+        for _ in range(self.config.outer_steps):
+            surrogate, policy_kl = self.step_on_pieces()
+            action_std = self.policy.model.log_std.detach().exp().mean()
+            yield {"surrogate": surrogate, "policy_kl": policy_kl, "action_std": action_std}
+        self.prepared.clear()
+
+    def prepare(self, rows: slice) -> None:
+        """Makes sequences of the trials of some tasks, and keeps them with the policy that acted in them."""
         policy, config = self.policy, self.config
         trials = trial_sequences(
-            policy.batches,
+            [batch.rows(rows) for batch in policy.batches],
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
             per_episode=config.per_episode_advantages,
             standardise=config.standardise_advantages,
             action_scale=policy.action_scale,
+            tasks=self.num_tasks,
             device=self.device,
         )
         with torch.no_grad():
             old: Gaussian
             old, _ = policy.model(trials.inputs, policy.model.start(trials.inputs.shape[1]))
-            old_log_prob_SR = old.log_prob(trials.act)
-        for _ in range(config.outer_steps):
-            sums = {name: torch.zeros((), device=self.device) for name in self.loss_names[:2]}
-            step_on_parts(self.optim, self._losses(trials, old, old_log_prob_SR, sums))
-            yield {**sums, "action_std": policy.model.log_std.detach().exp().mean()}
+            self.prepared[rows.start] = (trials, old.detach(), old.log_prob(trials.act))
+
+    def loss_gradient(self, rows: slice) -> tuple[list[Tensor], Tensor]:
+        """The gradient of the loss of some tasks' trials, added up over chunks of steps."""
+        parameters = self.trained_parameters()
+        total = [torch.zeros_like(parameter) for parameter in parameters]
+        reported = {name: torch.zeros((), device=self.device) for name in self.loss_names[:2]}
+        for loss in self._losses(*self.prepared[rows.start], reported):
+            for place, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+                place += gradient
+        return total, torch.stack(list(reported.values()))
 
     def _losses(
         self, trials: Trials, old: Gaussian, old_log_prob_SR: Tensor, sums: dict[str, Tensor]

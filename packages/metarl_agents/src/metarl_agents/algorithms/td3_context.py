@@ -8,6 +8,7 @@ episodes. `metarl_agents.replay.windows` describes the contents of a window and 
 released code.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -128,6 +129,11 @@ class TD3ContextPolicy(ExploringPolicy):
         """
         super().begin_rollouts(tasks_R, conditioning, buffer)
         self.begin_episodes(len(tasks_R), self.config.history_length)
+
+    def prepare(self, decided: Mapping[str, Any], count: int) -> None:
+        """See `MetaPolicy.prepare`."""
+        super().prepare(decided, count)
+        self.begin_episodes(count, self.config.history_length)
 
     def begin_episodes(self, count: int, length: int | None) -> None:
         """Clears the memory at the start of episodes.

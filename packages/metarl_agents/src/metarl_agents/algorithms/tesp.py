@@ -82,7 +82,7 @@ class TESPModel(TaskModel):
     """
 
     # The encoder's loop over steps costs the more the fewer tasks go through it together.
-    chunk_rows = 50_000
+    piece_steps = 50_000
     needs_memory = True
 
     def __init__(
@@ -138,8 +138,8 @@ class EmbeddingAlgorithm(FastUpdateAlgorithm):
 
     def loss(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Clipped surrogate loss plus eta times the mean square of h; see `FastUpdateAlgorithm.loss`."""
-        model, outer = self.policy.model, self.policy.samples[-1]
-        sample, tasks = outer.rows(rows), len(outer.obs)
+        model, tasks = self.policy.model, self.num_tasks
+        sample = self.policy.samples[-1].rows(rows)
         adapted = self.adapted_parameters(rows)  # eq. 9
         embeddings_TD = model.context(adapted, sample.memory)  # eqs. 3 to 6
         assert embeddings_TD is not None

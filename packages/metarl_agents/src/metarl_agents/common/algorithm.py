@@ -14,6 +14,7 @@ from torch import Tensor
 from metarl_agents.common.collector import TaskCollector
 from metarl_agents.common.config import RunConfig
 from metarl_agents.common.context import Context
+from metarl_agents.common.pool import Pool
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 
 
@@ -76,6 +77,8 @@ class MetaAlgorithm(Algorithm):
     observe_task: ClassVar[bool] = False
     #: Whether `trial_agent` needs the replay buffer of training.
     needs_replay: ClassVar[bool] = False
+    #: Whether the state of the simulations decides what is collected next, and is part of a checkpoint.
+    keeps_environment: ClassVar[bool] = True
     #: Number of threads that work on independent parts of an update; results do not depend on it.
     threads: int = 1
 
@@ -125,6 +128,45 @@ class MetaAlgorithm(Algorithm):
             config: the configuration.
             collector: what `collector` returned.
             shared: parameters that do not depend on the algorithm.
+        """
+
+    # -- iterations divided among processes --------------------------------------------------------
+
+    @abstractmethod
+    def shares(self, config: Any, horizon: int, count: int) -> list[range]:
+        """Divides an iteration among processes: the places of the tasks or rollouts of each.
+
+        Raises:
+            ConfigError: when there is no work for so many.
+        """
+
+    @classmethod
+    @abstractmethod
+    def simulations_of(cls, config: Any, share: range) -> int:
+        """Number of simulations of a share."""
+
+    @abstractmethod
+    def worker(
+        self, config: Any, env: GymVectorEnvAdapter, *, horizon: int, share: range, products: str
+    ) -> Any:
+        """What works on a share, in the process that has this copy of the algorithm.
+
+        Args:
+            config: the configuration.
+            env: adapter over the simulations of the share.
+            horizon: most steps of an episode.
+            share: places of the tasks or rollouts.
+            products: what computes matrix products in updates; see `matrix_products`.
+        """
+
+    @abstractmethod
+    def distribute(self, collector: Any, pool: Pool, shares: Sequence[range]) -> None:
+        """Lets the processes of a pool do what the collector and the update do in this process.
+
+        Args:
+            collector: what `collector` returned.
+            pool: the processes, each of which has a `worker`.
+            shares: their shares.
         """
 
     def begin_run(self, report_every: int, generator: torch.Generator) -> None:

@@ -29,6 +29,12 @@ def stream_seed(seed: int, name: str) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def part_seed(seed: int, part: int) -> int:
+    """Seed of one of several parts of a computation, e.g. of a task in an iteration, as a 63-bit integer."""
+    sequence = np.random.SeedSequence([seed, part])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def numpy_stream(seed: int, name: str) -> np.random.Generator:
     """NumPy generator of the stream `name`."""
     return np.random.Generator(np.random.PCG64(stream_seed(seed, name)))

@@ -16,6 +16,9 @@ Parameters = dict[str, Tensor]
 #: Lower bound of log sigma (ProMP's released code: log 1e-6).
 MIN_LOG_STD = math.log(1e-6)
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+#: With fewer rows, tasks are always a batch of products, also if there is only one. What is computed for a
+#: task then does not depend on the number of other tasks, bit for bit. Acting has fewer rows.
+PLAIN_ROWS = 512
 
 
 class Gaussian(NamedTuple):
@@ -44,9 +47,12 @@ class Gaussian(NamedTuple):
         """Entropy in nats, with the shape of the log standard deviations without the last axis."""
         return (self.log_std + HALF_LOG_TWO_PI + 0.5).sum(-1)
 
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """Sampled actions (..., A)."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+    def detach(self) -> Gaussian:
+        """The same without a graph."""
+        return Gaussian(self.mean.detach(), self.log_std.detach())
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Sampled actions (..., A) from standard normal noise of the same shape."""
         return self.mean + self.log_std.exp() * noise
 
 
@@ -56,8 +62,8 @@ class TaskModel(nn.Module):
     These parameters (`own`) are tensors with a leading task axis; the others are shared.
     """
 
-    #: Number of steps that are processed together, in whole tasks; see `adaptation.chunks`.
-    chunk_rows: ClassVar[int] = 2000
+    #: Number of steps, in whole tasks, that are learned from together; see `TrialPolicy.pieces`.
+    piece_steps: ClassVar[int] = 2000
     #: Whether actions depend on earlier episodes of the task.
     needs_memory: ClassVar[bool] = False
 
@@ -135,9 +141,12 @@ class GaussianMLP(TaskModel):
             own: parameters with a leading task axis, instead of the module's.
         """
         hidden, batched = inputs, False
+        few = inputs.dim() == 3 and inputs.shape[1] < PLAIN_ROWS
+        if own is None and few:
+            own = self.start(len(inputs))
         chosen: Mapping[str, Tensor] = dict(self.named_parameters()) if own is None else own
         if own is not None:
-            batched = own["weight_0"].shape[0] > 1
+            batched = few or own["weight_0"].shape[0] > 1
             if not batched:
                 # A simple product is a tenth faster than a batch of one.
                 chosen, hidden = {name: value[0] for name, value in own.items()}, inputs[0]

@@ -13,13 +13,17 @@ from tianshou.trainer import OffPolicyTrainerParams
 from torch import Tensor
 
 from metarl_agents.common.algorithm import MetaAlgorithm, MetaTrainingStats
+from metarl_agents.common.config import ConfigError
 from metarl_agents.common.context import Context
+from metarl_agents.common.pool import Pool
 from metarl_agents.common.seeding import numpy_stream
 from metarl_agents.common.trainers import MetaOffPolicyTrainer
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
 from metarl_agents.replay.collector import MetaCollector, Schedule
+from metarl_agents.replay.distributed import DistributedRollouts, RolloutWorker
 from metarl_agents.replay.policy import MetaPolicy
+from metarl_agents.replay.rollouts import Rollouts
 from metarl_agents.replay.transitions import Transitions
 
 TMetaPolicy = TypeVar("TMetaPolicy", bound=MetaPolicy)
@@ -152,6 +156,40 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
             horizon=horizon,
             generator=generator,
         )
+
+    def shares(self, config: Any, horizon: int, count: int) -> list[range]:
+        """Every `count`-th simulation, because rollouts have the first ones; see `MetaAlgorithm.shares`."""
+        if count > config.num_simulations:
+            raise ConfigError(
+                f"there must be at most {config.num_simulations} actors, not {count}: there are "
+                f"num_simulations={config.num_simulations} simulations"
+            )
+        return [range(number, config.num_simulations, count) for number in range(count)]
+
+    @classmethod
+    def simulations_of(cls, config: Any, share: range) -> int:
+        """Themselves."""
+        return len(share)
+
+    def worker(
+        self, config: Any, env: GymVectorEnvAdapter, *, horizon: int, share: range, products: str
+    ) -> RolloutWorker:
+        """See `MetaAlgorithm.worker`."""
+        return RolloutWorker(
+            Rollouts(
+                self.policy,
+                env,
+                simulations=config.num_simulations,
+                horizon=horizon,
+                info_keys=config.info_keys,
+                rows=share,
+            )
+        )
+
+    def distribute(self, collector: MetaCollector, pool: Pool, shares: Sequence[range]) -> None:
+        """See `MetaAlgorithm.distribute`; updates stay in this process."""
+        env, staged = collector.adapter, collector.rollouts.staged
+        collector.rollouts = DistributedRollouts(self.policy, env, pool, shares, staged)
 
     @classmethod
     def trainer_params(

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tianshou.data import SequenceSummaryStats
 
 from metarl_agents.common.collector import MetaCollectStats, TaskCollector
-from metarl_agents.common.vector_adapter import GymVectorEnvAdapter, box_width
+from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
 from metarl_agents.replay.policy import MetaPolicy
+from metarl_agents.replay.rollouts import Rollouts, RunsRollouts
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,9 @@ class MetaCollector(TaskCollector):
         self.schedule = schedule
         self.tasks_per_iteration = tasks_per_iteration
         self.generator = generator
-        self.device = policy.generator.device
-        simulations, steps = env.env_num, horizon
-        observations = box_width(env.venv.single_observation_space)
-        actions = box_width(env.venv.single_action_space)
-        # The time axis comes first in staging, so that each step writes one contiguous block.
-        self._staged: dict[str, NDArray[Any]]
-        self._staged = {
-            "obs": np.zeros((steps + 1, simulations, observations), np.float32),
-            "obs_next": np.zeros((steps, simulations, observations), np.float32),
-            "act": np.zeros((steps, simulations, actions), np.float32),
-            "rew": np.zeros((steps, simulations), np.float64),
-            "terminated": np.zeros((steps, simulations), bool),
-            "truncated": np.zeros((steps, simulations), bool),
-        }
-        for key in buffer.info_keys:
-            self._staged[key] = np.zeros((steps, simulations), np.float64)
+        self.rollouts: RunsRollouts = Rollouts(
+            policy, env, simulations=env.env_num, horizon=horizon, info_keys=buffer.info_keys
+        )
 
     def _validate_buffer(self) -> None:
         if not isinstance(self.buffer, TaskReplayBuffer):
@@ -192,49 +179,14 @@ class MetaCollector(TaskCollector):
         self, tasks_R: IntArray, conditioning: str, to_context: bool, horizon: int, log: "_Log"
     ) -> IntArray:
         """Runs one episode for each entry of `tasks_R` in parallel; returns their lengths."""
-        adapter, policy, staged = self.adapter, self.meta_policy, self._staged
         count, simulations = len(tasks_R), self.env_num
-        policy.begin_rollouts(tasks_R, conditioning, self.task_buffer)
-        # Simulations without a rollout are not stepped, but they need a task.
+        self.meta_policy.begin_rollouts(tasks_R, conditioning, self.task_buffer)
+        # Simulations without a rollout need a task, too.
         rows = np.minimum(np.arange(simulations), count - 1)
-        adapter.venv.set_tasks([self.tasks[k] for k in tasks_R[rows]])
-        active_N = np.arange(simulations) < count
-        observations_NO, _ = adapter.reset_arrays(active_N if count < simulations else None)
-        staged["obs"][0] = observations_NO
-        actions_NA = np.zeros_like(staged["act"][0])
-        lengths_N = np.zeros(simulations, np.int64)
-        for step in range(horizon):
-            obs_RO = torch.from_numpy(staged["obs"][step, :count]).to(self.device)
-            actions_NA[:count] = policy.act(obs_RO, None, deterministic=False).cpu().numpy()
-            observations_NO, rewards_N, terminated_N, truncated_N, infos = adapter.step_arrays(
-                actions_NA, active_N
-            )
-            staged["obs"][step + 1] = observations_NO
-            staged["act"][step] = actions_NA
-            staged["rew"][step] = rewards_N
-            staged["terminated"][step] = terminated_N
-            staged["truncated"][step] = truncated_N
-            for key in self.task_buffer.info_keys:
-                staged[key][step] = infos[key]
-            lengths_N += active_N
-            active_N = active_N & ~(terminated_N | truncated_N)
-            if not active_N.any():
-                break
-            policy.observe(
-                obs_RO,
-                torch.from_numpy(actions_NA[:count]).to(self.device),
-                torch.from_numpy(rewards_N[:count].astype(np.float32)).to(self.device),
-            )
-        else:
-            if horizon == self.horizon:
-                raise RuntimeError(
-                    f"an episode continued after {horizon} steps: the collector's horizon is not "
-                    "that of the environment"
-                )
-            staged["truncated"][horizon - 1, active_N] = True
-        staged["obs_next"][...] = staged["obs"][1:]
-        lengths_R = lengths_N[:count]
+        lengths_R = self.rollouts.run([self.tasks[k] for k in tasks_R[rows]], count, horizon)
+        staged = self.rollouts.staged
         episodes = {key: column[:, :count].swapaxes(0, 1) for key, column in staged.items()}
+        episodes["obs_next"] = episodes["obs"][:, 1:]
         self.task_buffer.add_episodes(tasks_R, lengths_R, episodes, to_context=to_context)
         valid_RH = np.arange(self.horizon) < lengths_R[:, None]
         log.add(conditioning, np.where(valid_RH, episodes["rew"], 0.0).sum(1), lengths_R)

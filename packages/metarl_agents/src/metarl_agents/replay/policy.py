@@ -1,6 +1,7 @@
 """Policies conditioned on task data in a replay buffer, and their agents for evaluation."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,17 @@ class MetaPolicy(BatchPolicy):
             buffer: buffer with the data of the tasks.
         """
 
+    @abstractmethod
+    def prepared(self) -> dict[str, Any]:
+        """What `begin_rollouts` has decided: tensors and numbers by name.
+
+        Together with weights and generator, it determines the actions of the rollouts in another process.
+        """
+
+    @abstractmethod
+    def prepare(self, decided: Mapping[str, Any], count: int) -> None:
+        """Prepares `count` rollouts as in the process that `prepared` is from."""
+
 
 class ExploringPolicy(MetaPolicy):
     """A policy with the conditionings "random" (uniform actions) and "exploring" (its own exploration)."""
@@ -55,6 +67,14 @@ class ExploringPolicy(MetaPolicy):
                 f"the conditioning of {self.name} must be 'random' or 'exploring', not {conditioning!r}"
             )
         self.at_random = conditioning == "random"
+
+    def prepared(self) -> dict[str, Any]:
+        """See `MetaPolicy.prepared`."""
+        return {"at_random": self.at_random}
+
+    def prepare(self, decided: Mapping[str, Any], count: int) -> None:
+        """See `MetaPolicy.prepare`."""
+        self.at_random = decided["at_random"]
 
 
 class MemorylessAgent:

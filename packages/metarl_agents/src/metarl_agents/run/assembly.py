@@ -8,10 +8,11 @@ import torch
 from tianshou.trainer import Trainer
 
 import metarl_envs
+from metarl_agents.actors.building import build
+from metarl_agents.actors.ray_pool import RayPool
 from metarl_agents.common.algorithm import MetaAlgorithm
-from metarl_agents.common.config import ConfigError, RunConfig
-from metarl_agents.common.context import Context
-from metarl_agents.common.seeding import numpy_stream, stream_seed
+from metarl_agents.common.config import RunConfig
+from metarl_agents.common.seeding import numpy_stream
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.registry import find_agent
 from metarl_agents.run.checkpoint import (
@@ -65,7 +66,7 @@ class Assembly:
     def state(self) -> Checkpoint:
         """The complete state that determines the rest of the run."""
         algorithm, means = self.algorithm, self.algorithm.means
-        env_state = self.env.venv.get_state()
+        env_state = self.env.venv.get_state() if self.algorithm.keeps_environment else {}
         env_arrays = {k: v for k, v in env_state.items() if isinstance(v, np.ndarray)}
         arrays = prefixed("environment", env_arrays)
         arrays |= prefixed("means", {"sums": means.sums})
@@ -91,7 +92,8 @@ class Assembly:
             self.buffer.load_state_arrays(unprefixed("buffer", arrays))
             self.buffer.load_generator_state(values["buffer_generator"])
         self.collector.load_state(values["collector"])
-        self.env.venv.set_state({**unprefixed("environment", arrays), **values["environment"]})
+        if self.algorithm.keeps_environment:
+            self.env.venv.set_state({**unprefixed("environment", arrays), **values["environment"]})
         means.count = values["means_count"]
         means.sums.copy_(torch.from_numpy(arrays["means.sums"].copy()))
         for name, generator in algorithm.generators().items():
@@ -108,6 +110,8 @@ def assemble(
     seed: int,
     device: torch.device,
     threads: int,
+    pool: RayPool | None = None,
+    products: str = "default",
 ) -> Assembly:
     """Builds the parts of a run; nothing has been collected yet.
 
@@ -119,35 +123,27 @@ def assemble(
         device: where networks live.
         threads: number of threads that step simulations, and that work on independent parts of an
             update on a CPU.
+        pool: actors that share the iterations; they are started here.
+        products: what computes matrix products in updates of actors.
 
     Raises:
-        ConfigError: when the training reward is not among the environment's infos.
+        ConfigError: when the training reward is not among the environment's infos, or there are too many
+            actors.
         ValueError: when the configuration does not fit the family.
     """
-    algorithm_class = find_agent(agent).load()
     family = metarl_envs.family(env_id)
     horizon = config.time_limit(family.horizon)
-    venv = metarl_envs.MetaVectorEnv(
+    # With actors, this process has only the simulations whose state it has to know.
+    elsewhere = pool is not None and not find_agent(agent).load().keeps_environment
+    algorithm, env, context = build(
+        agent,
         env_id,
-        config.simulations,
-        split="train",
-        observe_task=algorithm_class.observe_task,
-        autoreset_mode="Disabled",
-        max_episode_steps=horizon,
-        num_threads=threads,
+        config,
+        seed=seed,
+        device=device,
+        threads=threads,
+        simulations=1 if elsewhere else config.simulations,
     )
-    env = GymVectorEnvAdapter(venv, config.info_keys)
-    _, infos = venv.reset(seed=stream_seed(seed, "environment"))
-    for key in config.info_keys:
-        if key not in infos:
-            raise ConfigError(
-                f"training_reward must be 'reward' or an info key of {env_id}, not {key!r}; it has "
-                f"{', '.join(sorted(name for name in infos if not name.startswith('_')))}"
-            )
-    context = Context.of(venv, seed=seed, device=device)
-    algorithm: MetaAlgorithm = algorithm_class.from_config(config, context)
-    if device.type == "cpu":
-        algorithm.threads = threads
     buffer = algorithm.replay_buffer(config, context)
     collector = algorithm.collector(
         config,
@@ -157,4 +153,13 @@ def assemble(
         generator=numpy_stream(seed, "collector"),
         buffer=buffer,
     )
+    if pool is not None:
+        shares = algorithm.shares(config, horizon, pool.count)
+        common = {"agent": agent, "env_id": env_id, "config": config, "seed": seed}
+        pool.start(
+            common | {"threads": threads, "products": products},
+            shares,
+            [algorithm.simulations_of(config, share) for share in shares],
+        )
+        algorithm.distribute(collector, pool, shares)
     return Assembly(algorithm, collector, buffer, env, config)

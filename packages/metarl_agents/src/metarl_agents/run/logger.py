@@ -63,6 +63,7 @@ class TrainingLogger(BaseLogger):
         on_iteration: called with each iteration's record after it is written.
         on_update: called after each gradient step.
         take_losses: returns the mean losses that no gradient step has reported yet.
+        other_cpu_seconds: returns the CPU seconds of other processes of the run so far.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class TrainingLogger(BaseLogger):
         on_iteration: Callable[[Record], None],
         on_update: Callable[[], None],
         take_losses: Callable[[], Record] = dict,
+        other_cpu_seconds: Callable[[], float] = float,
     ) -> None:
         # The interval is zero because Tianshou counts iterations instead of update steps and would
         # otherwise report only the first gradient step of each iteration.
@@ -88,6 +90,7 @@ class TrainingLogger(BaseLogger):
         self.on_iteration = on_iteration
         self.on_update = on_update
         self.take_losses = take_losses
+        self.other_cpu_seconds = other_cpu_seconds
         self.record: Record = {}
         self.started = time.perf_counter()
         self.started_cpu = time.process_time()
@@ -142,7 +145,7 @@ class TrainingLogger(BaseLogger):
             {
                 "iteration": epoch,
                 "seconds": time.perf_counter() - self.started,
-                "seconds_cpu": time.process_time() - self.started_cpu,
+                "seconds_cpu": time.process_time() - self.started_cpu + self.other_cpu_seconds(),
                 "seconds_collect": self.seconds_collect,
                 "seconds_update": self.seconds_update,
             }

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from metarl_agents.actors.ray_pool import RayPool
 from metarl_agents.run.assembly import Assembly
 from metarl_agents.run.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
 from metarl_agents.run.evaluate import load_agent
@@ -22,6 +23,7 @@ class Session:
         parts: the parts of the run; they are restored from the checkpoint.
         signals: what signals ask for.
         progress: whether to show progress.
+        pool: the actors of the run; None without actors.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Session:
         *,
         signals: Signals,
         progress: bool,
+        pool: RayPool | None = None,
     ) -> None:
         self.parts = parts
         self.config = parts.config
@@ -54,7 +57,10 @@ class Session:
             on_iteration=self.shown.iteration,
             on_update=self.shown.update_step,
             take_losses=parts.algorithm.means.take,
+            other_cpu_seconds=float if pool is None else pool.cpu_seconds,
         )
+        if pool is not None:
+            pool.on_loss = self.shown.message
         self.monitor = Monitor(
             folder,
             description["env_id"],

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 import metarl_envs
-from metarl_agents.common.config import RunConfig, parse_overrides, read_config
+from metarl_agents.actors.ray_pool import actor_pool
+from metarl_agents.common.config import ConfigError, RunConfig, parse_overrides, read_config
 from metarl_agents.common.matrix_products import choose_products, reason_against_onednn
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
@@ -68,6 +69,7 @@ def train(
     config_file: str | Path | None = None,
     progress: bool = True,
     threads: int = 1,
+    actors: int = 0,
     command: str = "",
 ) -> RunResult:
     """Trains an agent on a family and writes a run directory.
@@ -85,7 +87,9 @@ def train(
         config_file: TOML file with configuration values, e.g. what `metarl config` prints; they replace
             those of the preset, and `overrides` replace them.
         progress: whether to show progress; the run's log file is written in any case.
-        threads: threads of PyTorch and of the simulator.
+        threads: threads of PyTorch and of the simulator, in each process.
+        actors: number of processes of Ray that share the iterations, on this machine or in the cluster of
+            the variable RAY_ADDRESS; 0 for none. The run is the same, bit for bit.
         command: command to record in `config.json`; by default that of the process.
 
     Returns:
@@ -93,7 +97,7 @@ def train(
         `finished` is false; a second signal stops at the previous checkpoint.
 
     Raises:
-        ConfigError: for unknown names or values out of range.
+        ConfigError: for unknown names or values out of range, or when there is no work for so many actors.
         RunError: when the directory is not empty.
         ValueError: for an unknown family.
     """
@@ -103,6 +107,8 @@ def train(
         overriding["total_env_steps"] = str(steps)
     config = find_agent(agent).config(env_id, preset, overriding)
     check_device(device)
+    if actors and device != "cpu":
+        raise ConfigError(f"actors compute on CPUs: use --device cpu with --actors, not {device!r}")
     family = metarl_envs.family(env_id)
     check_evaluations(config, family)
     products = choose_products(config.matrix_products, device)
@@ -117,15 +123,19 @@ def train(
         "seed": seed,
         "device": device,
         "threads": threads,
+        "actors": actors,
         # Without the folder of the program, which has no meaning on another machine.
         "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.to_dict(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "versions.json", versions(family) | {"matrix_products": products})
-    # Last, because a directory that contains this file is a run.
-    write_json(folder / "config.json", description)
-    return _run(folder, description, config, progress, products)
+
+    def write_directory() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "versions.json", versions(family) | {"matrix_products": products})
+        # Last, because a directory that contains this file is a run.
+        write_json(folder / "config.json", description)
+
+    return _run(folder, description, config, progress, products, prepare=write_directory)
 
 
 def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
@@ -159,10 +169,12 @@ def _run(
     progress: bool,
     products: str,
     note: str | None = None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> RunResult:
+    # `prepare` is called when the parts of the run fit together.
     started = time.perf_counter()
-    threads = description["threads"]
-    with handled_signals() as signals, torch_threads(threads):
+    threads, actors = description["threads"], description.get("actors", 0)
+    with handled_signals() as signals, torch_threads(threads), actor_pool(actors) as pool:
         parts = assemble(
             description["agent"],
             description["env_id"],
@@ -170,9 +182,12 @@ def _run(
             seed=description["seed"],
             device=torch.device(description["device"]),
             threads=threads,
+            pool=pool,
+            products=products,
         )
         try:
-            session = Session(folder, description, parts, signals=signals, progress=progress)
+            prepare()
+            session = Session(folder, description, parts, signals=signals, progress=progress, pool=pool)
             nothing_left = session.nothing_left
             session.run(products, note)
         finally:

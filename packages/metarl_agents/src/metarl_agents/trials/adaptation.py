@@ -2,12 +2,12 @@
 
 Finn, Abbeel, Levine 2017 (arXiv:1703.03400), eq. 1; per-parameter step sizes of Li et al. 2017
 (arXiv:1707.09835). Everything has a leading task axis: a batch of one task is the loop over tasks, a
-batch of all of them the vectorised form, and `chunks` decides which of the two, or what between.
+batch of all of them the vectorised form; see `TrialPolicy.pieces` for what is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,9 @@ from metarl_agents.trials.episodes import Sample
 Loss = Callable[[Gaussian, Sample], Tensor]
 
 
-def chunks(model: TaskModel, sample: Sample) -> Iterator[slice]:
-    """Tasks to be worked on together: as many as make `model.chunk_rows` steps, or one.
-
-    Perceptrons of width 64, second-order, on CPU: with 4,000 steps a task the loop over single tasks
-    is 2.2 times as fast as one batch of 40 tasks, because it stays within the cache; with 200 steps
-    eight tasks together are 1.6 times as fast as single ones, which pay for many small calls.
-    """
-    tasks, steps = sample.advantage.shape
-    size = max(1, model.chunk_rows // steps)
-    for first in range(0, tasks, size):
-        yield slice(first, min(first + size, tasks))
+def chunks(tasks: int, size: int) -> list[slice]:
+    """The tasks in consecutive chunks of `size`, of which the last may be smaller."""
+    return [slice(first, min(first + size, tasks)) for first in range(0, tasks, size)]
 
 
 def distribution(model: TaskModel, own: Mapping[str, Tensor], sample: Sample) -> Gaussian:

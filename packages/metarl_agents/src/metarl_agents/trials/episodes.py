@@ -45,6 +45,10 @@ class Episodes(NamedTuple):
         lengths: NDArray[np.int64] = self.valid.sum(-1)
         return lengths
 
+    def rows(self, chosen: slice) -> Episodes:
+        """The same of some tasks."""
+        return Episodes(self.obs[chosen], self.act[chosen], self.reward[chosen], self.valid[chosen])
+
 
 def executed(actions_NA: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
     """What the environment is given for actions (..., A) of a policy: divided by the scale, clipped to +-1.
@@ -78,16 +82,20 @@ class Sample(NamedTuple):
     memory: Any = None
 
     def rows(self, chosen: slice) -> Sample:
-        """The same of some tasks."""
-        old = Gaussian(self.old.mean[chosen], self.old.log_std[chosen])
+        """The same of some tasks, without the padding that only the longer other tasks need."""
+        weight = self.weight[chosen]
+        steps = int((weight > 0).any(0).nonzero()[-1, 0]) + 1
+        mean, log_std = self.old
+        per_step = log_std.dim() == 3 and log_std.shape[1] > 1
+        old = Gaussian(mean[chosen, :steps], log_std[chosen, :steps] if per_step else log_std[chosen])
         memory = None if self.memory is None else self.memory.rows(chosen)
         return Sample(
-            self.obs[chosen],
-            self.act[chosen],
-            self.advantage[chosen],
-            self.weight[chosen],
+            self.obs[chosen, :steps],
+            self.act[chosen, :steps],
+            self.advantage[chosen, :steps],
+            weight[:, :steps],
             old,
-            self.old_log_prob[chosen],
+            self.old_log_prob[chosen, :steps],
             memory,
         )
 
@@ -120,6 +128,7 @@ def collect_episodes(
     act: Act,
     observe: Observe | None = None,
     action_scale: float = 1.0,
+    seed: int | None = None,
 ) -> Episodes:
     """One episode in each of T x E simulations, stepped together.
 
@@ -131,6 +140,7 @@ def collect_episodes(
         act: actions (T E, A) for observations (T E, O). They are kept as they are in the batch.
         observe: takes in observations, actions and rewards of a step, and which rollouts took it.
         action_scale: what the environment is given of an action, see `executed`.
+        seed: simulation i is seeded with `seed + i`; None continues the generators.
 
     Raises:
         ValueError: when the number of simulations is another.
@@ -142,7 +152,7 @@ def collect_episodes(
             f"{len(tasks)} tasks with {episodes} episodes need {count} simulations, not {adapter.env_num}"
         )
     adapter.venv.set_tasks([task for task in tasks for _ in range(episodes)])
-    observations_NO, _ = adapter.reset_arrays(None)
+    observations_NO, _ = adapter.reset_arrays(None, seed)
     space = adapter.venv.single_action_space
     obs = np.zeros((horizon, *observations_NO.shape), np.float32)
     actions = np.zeros((horizon, count, space.shape[0]), np.float32)

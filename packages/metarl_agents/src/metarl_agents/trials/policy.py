@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,9 +41,20 @@ class TrialPolicy(BatchPolicy):
     Args:
         action_space: box of actions.
         observation_space: box of observations.
-        generator: source of action noise.
-        action_scale: what the environment is given of an action, see `on_policy.executed`.
+        generator: source of action noise in evaluation.
+        action_scale: what the environment is given of an action, see `episodes.executed`.
+
+    Attributes:
+        planned_noise: standard normal noise (H, T E, A) of the steps of a batch; None: it is drawn from the
+            generator.
+        piece_tasks: number of tasks that are learned from together, see `pieces`; None: it depends on the
+            data.
     """
+
+    #: Number of steps, in whole tasks, that are learned from together.
+    piece_steps: int = 50_000
+    piece_tasks: int | None = None
+    planned_noise: Iterator[Tensor] | None = None
 
     def __init__(
         self,
@@ -55,6 +67,29 @@ class TrialPolicy(BatchPolicy):
         super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
         self.action_scale = action_scale
 
+    def pieces(self, tasks: int, steps: int) -> list[slice]:
+        """The tasks in pieces, each of which is learned from in one batch of products.
+
+        In training, `piece_tasks` decides. Pieces then depend neither on the data nor on where they are
+        worked on, so neither does the result, bit for bit. Otherwise there are as many tasks in a piece as
+        make `piece_steps` steps, or one.
+
+        Perceptrons of width 64, second-order, on CPU: with 4,000 steps a task the loop over single tasks
+        is 2.2 times as fast as one batch of 40 tasks, because it stays within the cache; with 200 steps
+        eight tasks together are 1.6 times as fast as single ones, which pay for many small calls.
+
+        Args:
+            tasks: number of tasks T.
+            steps: steps of each.
+        """
+        return chunks(tasks, self.piece_tasks or max(1, self.piece_steps // steps))
+
+    def noise(self, actions: Tensor) -> Tensor:
+        """Standard normal noise for a step, with the shape of the actions."""
+        if self.planned_noise is not None:
+            return next(self.planned_noise).view(actions.shape)
+        return torch.randn(actions.shape, generator=self.generator, device=actions.device)
+
     @abstractmethod
     def begin_trials(self, tasks: int, rollouts: int) -> None:
         """Forgets everything learned of tasks; new ones begin."""
@@ -65,6 +100,11 @@ class TrialPolicy(BatchPolicy):
     @abstractmethod
     def take(self, episodes: Episodes) -> None:
         """Takes in a batch of episodes that this policy has acted in."""
+
+    @property
+    @abstractmethod
+    def taken(self) -> tuple[int, int]:
+        """Number of tasks T of what was taken in, and of steps of each that are learned from together."""
 
     def adapt(self, scale: float = 1.0) -> None:
         """Learns from the batch taken in last, by a step `scale` times as long as in training."""
@@ -131,6 +171,7 @@ class AdaptivePolicy(TrialPolicy):
         self.gamma = gamma
         self.gae_lambda = gae_lambda
         self.standardise_advantages = standardise_advantages
+        self.piece_steps = model.piece_steps
         self.samples: list[Sample] = []
         self.gradients: dict[str, Tensor] = {}
 
@@ -150,7 +191,7 @@ class AdaptivePolicy(TrialPolicy):
         """Actions (T E, A), not bounded."""
         obs_TEO = observations_RO.view(self.tasks, -1, observations_RO.shape[-1])
         chosen: Gaussian = self.model.distribution(obs_TEO, self.own, self.context)
-        actions_TEA = chosen.mean if deterministic else chosen.draw(self.generator)
+        actions_TEA = chosen.mean if deterministic else chosen.draw(self.noise(chosen.mean))
         return actions_TEA.reshape(len(observations_RO), -1)
 
     def take(self, episodes: Episodes) -> None:
@@ -165,21 +206,32 @@ class AdaptivePolicy(TrialPolicy):
         self.samples.append(self._sample(steps))
         self.memory = self.model.remember(self.memory, episodes, self.generator.device)
 
+    @property
+    def taken(self) -> tuple[int, int]:
+        """See `TrialPolicy.taken`; a gradient step is taken on one batch."""
+        tasks, steps = self.samples[-1].advantage.shape
+        return tasks, steps
+
     @torch.no_grad()
     def _sample(self, steps: Steps) -> Sample:
-        # Only to be cut into chunks; old policies are what is computed here.
+        # Only to be cut into pieces; old policies are what is computed here.
         bare = Sample(*steps, Gaussian(steps.act, steps.act), steps.advantage, self.memory)
-        means, log_stds, log_probs = [], [], []
-        for rows in chunks(self.model, bare):
+        olds: list[tuple[slice, Gaussian]] = []
+        log_prob = torch.zeros_like(steps.advantage)
+        for rows in self.pieces(*steps.advantage.shape):
             part = bare.rows(rows)
             own = {name: value[rows] for name, value in self.own.items()}
             old: Gaussian = distribution(self.model, own, part)
-            means.append(old.mean)
-            log_stds.append(old.log_std.expand(len(old.mean), -1, -1))
-            log_probs.append(old.log_prob(part.act))
-        return bare._replace(
-            old=Gaussian(torch.cat(means), torch.cat(log_stds)), old_log_prob=torch.cat(log_probs)
-        )
+            log_prob[rows, : part.obs.shape[1]] = old.log_prob(part.act)
+            olds.append((rows, old))
+        # Log sigma is one vector per task, or one per step.
+        per_step = any(old.log_std.shape[1] > 1 for _, old in olds)
+        mean = torch.zeros_like(steps.act)
+        log_std = mean.new_zeros(mean.shape if per_step else (len(mean), 1, mean.shape[2]))
+        for rows, old in olds:
+            mean[rows, : old.mean.shape[1]] = old.mean
+            log_std[rows, : old.log_std.shape[1]] = old.log_std
+        return bare._replace(old=Gaussian(mean, log_std), old_log_prob=log_prob)
 
     def adapt(self, scale: float = 1.0) -> None:
         """One gradient step of every task on the batch taken in last, with `scale` times alpha.
@@ -196,7 +248,7 @@ class AdaptivePolicy(TrialPolicy):
             self.context = self.model.context(self.own, self.memory)
 
     def _accumulate(self, sample: Sample, scale: float) -> None:
-        for rows in chunks(self.model, sample):
+        for rows in self.pieces(*sample.advantage.shape):
             own = {name: value[rows].detach().requires_grad_() for name, value in self.own.items()}
             part = sample.rows(rows)
             losses_T = self.inner_loss(distribution(self.model, own, part), part)

@@ -83,6 +83,45 @@ class RecurrentGaussian(nn.Module):
             state_RK = last[0]
         return Gaussian(self.head(outputs_SRC), self.log_std.clamp(min=MIN_LOG_STD)), state_RK
 
+    @torch.no_grad()
+    def step(self, inputs_RI: Tensor, state_RK: Tensor, tasks: int) -> tuple[Gaussian, Tensor]:
+        """Action distributions (R, A) of one step, and the state (R, K) after it, for acting.
+
+        The same as `forward`. Each task's rows have products of their own, so that what is computed for a
+        task does not depend on the number of other tasks, bit for bit.
+
+        Args:
+            inputs_RI: the inputs; rows of one task lie side by side.
+            state_RK: the state.
+            tasks: number of tasks.
+        """
+
+        def product(rows_TEX: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return torch.bmm(rows_TEX, weight.mT.expand(tasks, -1, -1)).add_(bias)
+
+        cell, width = self.cell, self.cell.hidden_size
+        hidden = inputs_RI.view(tasks, -1, inputs_RI.shape[-1])
+        for layer in self.encoder:
+            if isinstance(layer, nn.Linear):
+                hidden = product(hidden, layer.weight, layer.bias).tanh_()
+        state_TEK = state_RK.view(tasks, -1, self.state_width)
+        before = state_TEK[..., :width]
+        weight_ih, weight_hh, bias_ih, bias_hh = cell.parameters()
+        gates = product(hidden, weight_ih, bias_ih)
+        recurrent = product(before, weight_hh, bias_hh)
+        if isinstance(cell, nn.LSTM):
+            entry, forget, candidate, exit_ = (gates + recurrent).chunk(4, -1)
+            memory = forget.sigmoid() * state_TEK[..., width:] + entry.sigmoid() * candidate.tanh()
+            output = exit_.sigmoid() * memory.tanh()
+            state_TEK = torch.cat((output, memory), -1)
+        else:
+            reset, update = (gates[..., : 2 * width] + recurrent[..., : 2 * width]).sigmoid().chunk(2, -1)
+            candidate = (gates[..., 2 * width :] + reset * recurrent[..., 2 * width :]).tanh()
+            output = state_TEK = torch.lerp(candidate, before, update)
+        mean = product(output, self.head.weight, self.head.bias)
+        chosen = Gaussian(mean.flatten(0, 1), self.log_std.clamp(min=MIN_LOG_STD))
+        return chosen, state_TEK.flatten(0, 1)
+
 
 @torch.no_grad()
 def _start_cell(cell: nn.GRU | nn.LSTM, generator: torch.Generator) -> None:
@@ -135,6 +174,7 @@ def trial_sequences(
     per_episode: bool,
     standardise: bool = True,
     action_scale: float = 1.0,
+    tasks: int | None = None,
     device: torch.device,
 ) -> Trials:
     """The P successive episodes of every rollout as one sequence, with advantages.
@@ -146,12 +186,13 @@ def trial_sequences(
         per_episode: whether returns and the baseline's time end with every episode; otherwise both run
             on through the trial, so that an episode is credited with what it found out for later ones.
         standardise: whether advantages get mean 0 and deviation 1 over each task.
-        action_scale: what the environment was given of an action, see `on_policy.executed`.
+        action_scale: what the environment was given of an action, see `episodes.executed`.
+        tasks: number of tasks of the mean in which steps are weighted; by default these tasks.
         device: where the tensors live.
     """
     # (T, E, P, H, ...): successive episodes of a rollout lie side by side.
     obs, act, reward, valid = (np.stack(column, 2) for column in zip(*batches, strict=True))
-    tasks, rollouts, episodes, horizon = valid.shape
+    count, rollouts, episodes, horizon = valid.shape
     previous_act, previous_reward = np.zeros_like(act), np.zeros_like(reward)
     given = executed(act, action_scale)
     previous_act[..., 1:, :] = given[..., :-1, :]
@@ -171,13 +212,13 @@ def trial_sequences(
 
     columns = [inputs, reward, valid, act]
     if per_episode:
-        columns.append(advantages(columns[:3], tasks, rollouts * episodes, horizon))
-    valid_RM = valid.reshape(tasks * rollouts, -1)
+        columns.append(advantages(columns[:3], count, rollouts * episodes, horizon))
+    valid_RM = valid.reshape(count * rollouts, -1)
     columns = packed([column.reshape(*valid_RM.shape, -1) for column in columns], valid_RM)
     inputs, valid, act = columns[0], columns[2], columns[3]
-    advantage = columns[4] if per_episode else advantages(columns[:3], tasks, rollouts, len(inputs[0]))
-    counts_T = valid_RM.reshape(tasks, -1).sum(1)
-    weight = valid / (tasks * np.repeat(counts_T, rollouts))[:, None, None]
+    advantage = columns[4] if per_episode else advantages(columns[:3], count, rollouts, len(inputs[0]))
+    counts_T = valid_RM.reshape(count, -1).sum(1)
+    weight = valid / ((tasks or count) * np.repeat(counts_T, rollouts))[:, None, None]
 
     def steps(array: NDArray[Any]) -> Tensor:
         rows = array.astype(np.float32, copy=False).reshape(*valid.shape[:2], -1)

@@ -96,13 +96,12 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def curvature_product(kl: Callable[[], Tensor], parameters: Sequence[Tensor], damping: float) -> Product:
-    """V -> (H + damping I) v with H the Hessian of the KL divergence, by differentiating twice."""
-    gradient = flat(torch.autograd.grad(kl(), parameters, create_graph=True))
+def hessian_product(kl: Tensor, parameters: Sequence[Tensor]) -> Product:
+    """V -> H v with H the Hessian of a KL divergence, by differentiating twice."""
+    gradient = flat(torch.autograd.grad(kl, parameters, create_graph=True))
 
     def product(vector: Tensor) -> Tensor:
-        image = torch.autograd.grad(gradient @ vector, parameters, retain_graph=True)
-        return flat(image) + damping * vector
+        return flat(torch.autograd.grad(gradient @ vector, parameters, retain_graph=True))
 
     return product
 
@@ -111,7 +110,7 @@ def trust_region_step(
     parameters: Sequence[nn.Parameter],
     *,
     gradient: Callable[[], tuple[float, Tensor]],
-    curvature_kl: Callable[[], Tensor],
+    curvature: Callable[[], Product],
     evaluate: Callable[[], tuple[float, float]],
     region: TrustRegion,
 ) -> StepResult:
@@ -120,8 +119,8 @@ def trust_region_step(
     Args:
         parameters: what moves.
         gradient: loss to be lowered and its gradient, on all data.
-        curvature_kl: mean KL divergence from the old policies, to be differentiated twice; a sample
-            of the data will do.
+        curvature: returns products with the Hessian of the mean KL divergence from the old policies; a
+            sample of the data will do.
         evaluate: loss and mean KL divergence at the current parameters, on all data. No step is
             taken on which it has not decided.
         region: constants.
@@ -129,10 +128,14 @@ def trust_region_step(
     before, slope = gradient()
     if not torch.isfinite(slope).all():
         return StepResult(False, before, before, 0.0, 0.0)
-    product = curvature_product(curvature_kl, parameters, region.damping)
+    hessian = curvature()
+
+    def product(vector: Tensor) -> Tensor:
+        return hessian(vector) + region.damping * vector
+
     direction = conjugate_gradient(product, slope, region.iterations)
-    curvature = direction @ product(direction)
-    scale = (2.0 * region.radius / curvature.clamp(min=1e-12)).sqrt()
+    length_squared = direction @ product(direction)
+    scale = (2.0 * region.radius / length_squared.clamp(min=1e-12)).sqrt()
     origin = flat([p.detach() for p in parameters]).clone()
     length = 1.0
     for _ in range(region.tries):
