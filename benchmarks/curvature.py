@@ -12,11 +12,12 @@ gradient g and curvature H of all steps. Means over three draws, at the first it
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from metarl_agents.algorithms.maml import MetaObjective
+from metarl_agents.algorithms.maml import MetaObjective, TrustRegionAlgorithm, in_turn
 from metarl_agents.common.config import parse_overrides
 from metarl_agents.common.seeding import torch_stream
 from metarl_agents.common.threads import torch_threads
@@ -27,7 +28,7 @@ from metarl_agents.trials.trust_region import (
     TrustRegion,
     TrustRegionConfig,
     conjugate_gradient,
-    curvature_product,
+    hessian_product,
 )
 
 FRACTIONS = (0.1, 0.25, 0.5)
@@ -37,17 +38,18 @@ DRAWS, ITERATIONS = 3, 10
 class Direction:
     """The direction from all steps, and comparisons of others with it."""
 
-    def __init__(self, objective: MetaObjective) -> None:
-        self.objective = objective
+    def __init__(self, objectives: Sequence[MetaObjective]) -> None:
+        self.objectives = objectives
         self.region = TrustRegion()
-        self.parameters = list(objective.policy.model.parameters())
-        _, self.slope = objective.gradient(self.parameters)
-        self.curvature = self.product(objective)
+        self.parameters = list(objectives[0].policy.model.parameters())
+        self.slope = in_turn([objective.gradient(self.parameters)[1] for objective in objectives])
+        self.curvature = self.product(objectives)
         self.best = self.solve(self.curvature)
 
-    def product(self, objective: MetaObjective) -> Product:
-        """Returns products with the curvature of an objective."""
-        return curvature_product(objective.divergence, self.parameters, self.region.damping)
+    def product(self, objectives: Sequence[MetaObjective]) -> Product:
+        """Returns products with the damped curvature of objectives of different tasks."""
+        parts = [hessian_product(objective.divergence(), self.parameters) for objective in objectives]
+        return lambda v: in_turn([part(v) for part in parts]) + self.region.damping * v
 
     def solve(self, product: Product) -> Tensor:
         """Returns the direction for a curvature."""
@@ -59,7 +61,8 @@ class Direction:
 
     def quality(self, fraction: float, generator: torch.Generator) -> tuple[float, float]:
         """Returns cosine and share of the gain of a direction from part of the steps."""
-        ours = self.solve(self.product(self.objective.curvature_sample(fraction, generator)))
+        few = [objective.curvature_sample(fraction, generator) for objective in self.objectives]
+        ours = self.solve(self.product(few))
         cosine = torch.cosine_similarity(self.best, ours, 0)
         return float(cosine), float(self.gain(ours) / self.gain(self.best))
 
@@ -74,10 +77,10 @@ def main(agent: str, env_id: str, preset: str, *overrides: str) -> None:
     for iteration in range(ITERATIONS + 1):
         parts.collector.collect(n_step=1)
         if iteration in (0, ITERATIONS):
-            *inner, outer = parts.algorithm.policy.samples
-            direction = Direction(
-                MetaObjective(parts.algorithm.policy, inner, outer, second_order=bool(inner))
-            )
+            algorithm = parts.algorithm
+            assert isinstance(algorithm, TrustRegionAlgorithm)
+            pieces = algorithm.policy.pieces(*algorithm.policy.taken)
+            direction = Direction([algorithm.objective(rows) for rows in pieces])
             for fraction in FRACTIONS:
                 draws = torch.tensor([direction.quality(fraction, generator) for _ in range(DRAWS)])
                 cosine, gain = draws.mean(0).tolist()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.func import functional_call
 
-from metarl_agents.algorithms.maml import MAML, MetaObjective
+from metarl_agents.algorithms.maml import MAML
 from metarl_agents.algorithms.promp import ProMP
 from metarl_agents.trials.episodes import Sample
 from metarl_agents.trials.trust_region import TrustRegion, conjugate_gradient, flat
@@ -109,11 +109,11 @@ def maml_update(ours: MAML) -> Callable[[], Tensor]:
     loop = Straightforward(ours, config.inner_step_size)
     start = {name: value.clone() for name, value in loop.net.state_dict().items()}
     parameters = list(loop.net.parameters())
-    # Drawn here, while our policy is where the step starts, as our step will draw it.
+    # Drawn here, while our policy is where the step starts, as our step will draw it. Pieces are single tasks.
     generator = torch.Generator().manual_seed(0)
     generator.set_state(ours.generator.get_state())
-    objective = MetaObjective(ours.policy, [loop.before], loop.after, second_order=True)
-    few = objective.curvature_sample(config.curvature_fraction, generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    few = [ours.curvature_objective(slice(task, task + 1), seed) for task in range(len(loop.after.obs))]
 
     def terms(before: Sample, after: Sample, task: int, *, create_graph: bool) -> tuple[Tensor, Tensor]:
         theta = loop.adapted(before, task, ratio=False, create_graph=create_graph)
@@ -130,7 +130,7 @@ def maml_update(ours: MAML) -> Callable[[], Tensor]:
             loss = terms(loop.before, loop.after, task, create_graph=True)[0] / tasks
             slope += flat(torch.autograd.grad(loss, parameters))
             before += float(loss.detach())
-        kls = [terms(few.inner[0], few.outer, task, create_graph=True)[1] for task in range(tasks)]
+        kls = [terms(part.inner[0], part.outer, 0, create_graph=True)[1] for part in few]
         kl = torch.stack(kls).mean()
         gradient = flat(torch.autograd.grad(kl, parameters, create_graph=True))
 

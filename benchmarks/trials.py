@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from environments import THREADS, raw
@@ -37,17 +38,19 @@ def parts_of(agent: str) -> Assembly:
 
 def batch_of(parts: Assembly) -> Callable[[], Episodes]:
     """Returns a function that collects 20 episodes of each of 40 tasks with their policies."""
-    collector, policy = parts.collector, parts.algorithm.policy
-    tasks = [collector.tasks[number % 2] for number in range(TASKS)]
-    return lambda: collect_episodes(
-        parts.env, tasks, ROLLOUTS, collector.horizon, collector._act, policy.observe_arrays
-    )
+    trials, policy = parts.collector.trials, parts.algorithm.policy
+    tasks = [parts.collector.tasks[number % 2] for number in range(TASKS)]
+
+    def act(observations: Any) -> Any:
+        return policy.act_on_arrays(observations, deterministic=False)
+
+    return lambda: collect_episodes(parts.env, tasks, ROLLOUTS, trials.horizon, act, policy.observe_arrays)
 
 
 def collection() -> bool:
     """Times a batch of episodes with forty adapted policies, and the same number of raw steps."""
     parts = parts_of("promp")
-    policy, horizon = parts.algorithm.policy, parts.collector.horizon
+    policy, horizon = parts.algorithm.policy, parts.collector.trials.horizon
     batch, simulations = batch_of(parts), TASKS * ROLLOUTS
     policy.begin_trials(TASKS, ROLLOUTS)
     policy.take(batch())

@@ -29,6 +29,12 @@ class RecordingPolicy(MetaPolicy):
         context = (buffer.context_end - buffer.context_start)[tasks_R]
         self.calls.append((tasks_R.tolist(), conditioning, context.tolist()))
 
+    def prepared(self):
+        return {}
+
+    def prepare(self, decided, count):
+        pass
+
     def act(self, observations_RO, rows, *, deterministic):
         return torch.rand(len(observations_RO), 2, generator=self.generator)
 
@@ -180,6 +186,6 @@ def test_misfits_are_refused():
     with pytest.raises(ValueError, match="autoreset_mode='Disabled'"):
         make(Schedule((), ()), mode=AutoresetMode.SAME_STEP)
     collector = make(Schedule((), (Stage(6, "prior", True),)))
-    collector.horizon = 4
+    collector.horizon = collector.rollouts.horizon = 4
     with pytest.raises(RuntimeError, match="continued after 4 steps"):
         collector.collect(n_step=1)

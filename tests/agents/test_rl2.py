@@ -13,7 +13,6 @@ from metarl_agents.common.config import ConfigError
 from metarl_agents.common.context import Context
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.networks.functional import Gaussian
-from metarl_agents.trials.collector import TrialCollector
 from metarl_agents.trials.episodes import Episodes
 from metarl_agents.trials.recurrent import Trials, trial_sequences
 from metarl_envs import evaluation
@@ -37,33 +36,32 @@ def plain_means(model, inputs_SI, detach_every=None):
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_memory_lasts_for_a_trial_of_episodes_that_end_early(cell):
+def test_memory_lasts_for_a_trial_of_episodes_that_end_early(cell, monkeypatch):
     family = metarl_envs.family("MetaHopper-Params-v0")
     config = RL2Config(
-        cell=cell, recurrent_size=12, hidden=(9,), episodes_per_trial=EPISODES, action_scale=2.0
-    )
+        cell=cell, recurrent_size=12, hidden=(9,), episodes_per_trial=EPISODES, action_scale=2.0,
+        tasks_per_iteration=TASKS, episodes_per_task=ROLLOUTS,
+    )  # fmt: skip
     venv = metarl_envs.MetaVectorEnv(family, TASKS * ROLLOUTS, autoreset_mode="Disabled", num_threads=1)
     venv.reset(seed=3)
     algorithm = RL2.from_config(
         config,
         Context.of(venv, seed=0, device=torch.device("cpu")),
     )
-    policy = algorithm.policy
-    collector = TrialCollector(
-        policy=policy,
-        env=GymVectorEnvAdapter(venv),
+    policy, model = algorithm.policy, algorithm.policy.model
+    collector = algorithm.collector(
+        config,
+        GymVectorEnvAdapter(venv),
         tasks=family.tasks("train"),
-        tasks_per_iteration=TASKS,
-        episodes_per_task=ROLLOUTS,
-        batch_names=RL2.batch_names(config),
         horizon=family.horizon,
         generator=np.random.default_rng(0),
+        buffer=None,
     )
     collector.collect(n_step=1)
-    acted = []
-    hook = policy.model.register_forward_hook(lambda _, __, output: acted.append(output[0].mean[0]))
+    acted, step = [], model.step
+    monkeypatch.setattr(model, "step", lambda *call: (acted.append(step(*call)), acted[-1])[1])
     stats = collector.collect(n_step=1)  # the second one: nothing of the first may be left
-    hook.remove()
+    acted = [chosen.mean for chosen, _ in acted]
     assert set(stats.returns_by_conditioning) == {"first", "between", "last"}
     batches, means = list(policy.batches), iter(acted)
     assert len(batches) == EPISODES
@@ -271,19 +269,22 @@ def test_an_update_sees_executed_actions_and_raw_advantages_where_configured():
         evaluation.Protocol(adaptation_episodes=6, scored_episodes=1, episodes_per_update=2),
     ],
 )
-def test_an_evaluation_keeps_the_memory_to_the_end_of_its_trial_and_few_episodes(protocol):
+def test_an_evaluation_keeps_the_memory_to_the_end_of_its_trial_and_few_episodes(protocol, monkeypatch):
     venv = metarl_envs.MetaVectorEnv("MetaPoint-Goal-v0", 1)
     algorithm = RL2.from_config(
         RL2Config(recurrent_size=6, episodes_per_trial=2),
         Context.of(venv, seed=0, device=torch.device("cpu")),
     )
     venv.close()
-    policy, sequence = algorithm.policy, []
-    hook = policy.model.register_forward_hook(
-        lambda _, inputs, output: sequence.append((inputs[0], output[0].mean))
-    )
+    policy, sequence, step = algorithm.policy, [], algorithm.policy.model.step
+
+    def recorded(inputs_RI, *rest):
+        chosen, state = step(inputs_RI, *rest)
+        sequence.append((inputs_RI[None], chosen.mean[None]))
+        return chosen, state
+
+    monkeypatch.setattr(policy.model, "step", recorded)
     report = evaluation.evaluate(algorithm.trial_agent(), "MetaPoint-Goal-v0", protocol)
-    hook.remove()
     assert len(sequence) == 20 * protocol.num_episodes
     inputs = torch.cat([x for x, _ in sequence])
     means = torch.cat([mean for _, mean in sequence])

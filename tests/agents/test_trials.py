@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import metarl_agents.algorithms.maml
 import metarl_agents.trials.algorithm
 import metarl_envs
 from metarl_agents.algorithms.joint_oracle import JointOracle, JointOracleConfig
@@ -91,8 +90,8 @@ def test_a_collector_refuses_environments_that_reset_themselves():
     env = metarl_envs.MetaVectorEnv(POINT, 6, autoreset_mode="SameStep")
     with pytest.raises(ValueError, match="autoreset_mode='Disabled'"):
         TrialCollector(
-            policy=parts.algorithm.policy, env=GymVectorEnvAdapter(env), tasks=(), tasks_per_iteration=3,
-            episodes_per_task=2, batch_names=("before",), horizon=20, generator=np.random.default_rng(0),
+            policy=parts.algorithm.policy, trials=parts.collector.trials, env=GymVectorEnvAdapter(env),
+            tasks=(), tasks_per_iteration=3, batch_names=("before",), generator=np.random.default_rng(0),
         )  # fmt: skip
     with pytest.raises(ValueError, match="one of n_step and n_episode"):
         parts.collector.collect()
@@ -227,12 +226,11 @@ def test_an_update_does_not_depend_on_the_number_of_threads(agent, monkeypatch):
         used.add((len(parts), threads))
         return in_order(work, parts, threads)
 
-    for module in (metarl_agents.algorithms.maml, metarl_agents.trials.algorithm):
-        monkeypatch.setattr(module, "in_order", recorded)
+    monkeypatch.setattr(metarl_agents.trials.algorithm, "in_order", recorded)
     for threads in (1, 3):
         parts = parts_of(agent, config, threads=threads)
-        # Chunks of one task each.
-        monkeypatch.setattr(type(parts.algorithm.policy.model), "chunk_rows", 1)
+        # Pieces of one task each.
+        parts.algorithm.policy.piece_tasks = 1
         parts.collector.collect(n_step=1)
         used.clear()
         losses = list(parts.algorithm.outer_steps())

@@ -18,7 +18,7 @@ from torch import Tensor
 import metarl_envs
 from metarl_agents.actors.building import build
 from metarl_agents.common.config import ConfigError, RunConfig
-from metarl_agents.common.pool import as_arrays, size_in_bytes
+from metarl_agents.common.pool import Weights, as_arrays, size_in_bytes
 
 #: Number of losses of one actor within an iteration after which the run gives up.
 MAX_LOSSES = 3
@@ -94,6 +94,7 @@ class RayPool:
             ) from error
         self.ray = ray
         self.count = count
+        self.own_ray = False
         self.on_loss: Any = lambda message: None
         self.bytes_sent = self.bytes_received = 0
         self.remote: Any = None
@@ -103,7 +104,7 @@ class RayPool:
         self.losses = [0] * count
         self.seconds = [0.0] * count
         self.seconds_of_lost = 0.0
-        self.loaded: dict[str, Tensor] = {}
+        self.weights = Weights()
         self.loading: tuple[Any, ...] | None = None
 
     def start(self, common: Mapping[str, Any], shares: Sequence[range], simulations: Sequence[int]) -> None:
@@ -115,7 +116,8 @@ class RayPool:
             simulations: the number of simulations of each.
         """
         threads = common["threads"]
-        if not self.ray.is_initialized():
+        self.own_ray = not self.ray.is_initialized()
+        if self.own_ray:
             # A local Ray has as many cores as there are actors, even if the machine has fewer.
             local = None if "RAY_ADDRESS" in os.environ else self.count * threads
             self.ray.init(num_cpus=local, include_dashboard=False, log_to_driver=False)
@@ -133,10 +135,9 @@ class RayPool:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """See `Pool.load`."""
-        if self.loaded and all(torch.equal(value, self.loaded[name]) for name, value in state.items()):
+        if not self.weights.changed(state):
             return
-        self.loaded = {name: value.detach().clone() for name, value in state.items()}
-        arrays = as_arrays(self.loaded)
+        arrays = as_arrays(self.weights.sent)
         self.bytes_sent += self.count * size_in_bytes(arrays)
         # Stored once; every machine fetches it once. A failure shows in the next call.
         self.loading = ("load", self.ray.put(arrays))
@@ -187,8 +188,11 @@ class RayPool:
         return sum(self.seconds) + self.seconds_of_lost
 
     def close(self) -> None:
-        """Stops the actors."""
-        self.ray.shutdown()
+        """Stops the actors, and Ray if it was started here."""
+        for actor in self.actors:
+            self.ray.kill(actor)
+        if self.own_ray:
+            self.ray.shutdown()
 
 
 @contextmanager

@@ -36,6 +36,20 @@ class Pool(Protocol):
         """
 
 
+class Weights:
+    """The weights that were sent last."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, Tensor] = {}
+
+    def changed(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether the weights differ from those sent last; then these are remembered as sent."""
+        if self.sent and all(torch.equal(value, self.sent[name]) for name, value in state.items()):
+            return False
+        self.sent = {name: value.detach().clone() for name, value in state.items()}
+        return True
+
+
 def as_arrays(value: Any) -> Any:
     """Replaces the tensors in nested lists, tuples and dicts by arrays."""
     return _converted(value, Tensor, lambda tensor: tensor.detach().cpu().numpy())

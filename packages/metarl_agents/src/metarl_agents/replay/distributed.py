@@ -93,7 +93,6 @@ class DistributedRollouts:
         self.env = env
         self.pool = pool
         self.rows = [slice(share.start, share.stop, share.step) for share in shares]
-        self.firsts = [share.start for share in shares]
         self.staged = staged
 
     def run(self, tasks: Sequence[Any], count: int, limit: int) -> IntArray:
@@ -103,10 +102,10 @@ class DistributedRollouts:
         self.pool.load(policy.state_dict())
         state = venv.get_state()
         shared = (as_arrays(policy.prepared()), policy.generator.get_state().numpy())
+        # Those without a rollout, too: their simulations get the same tasks as in one process.
         calls = {
             number: (*shared, rows_of(state, rows), tasks, count, limit)
             for number, rows in enumerate(self.rows)
-            if self.firsts[number] < count
         }
         lengths_R = np.zeros(count, np.int64)
         for number, found in zip(calls, self.pool.each("run", calls), strict=True):

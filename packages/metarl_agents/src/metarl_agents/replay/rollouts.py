@@ -79,6 +79,8 @@ class Rollouts:
         device = policy.generator.device
         env.venv.set_tasks([tasks[number] for number in self.numbers])
         active = self.numbers < count
+        if not active.any():
+            return np.zeros(count, np.int64)
         # Simulations without a rollout are not stepped.
         observations, _ = env.reset_arrays(None if active.all() else active)
         staged["obs"][0, rows] = observations

@@ -30,7 +30,8 @@ from metarl_agents.trials.policy import TrialAgent, TrialPolicy
 
 TTrialPolicy = TypeVar("TTrialPolicy", bound=TrialPolicy)
 
-#: Least number of pieces into which the tasks of an iteration are divided, if there are as many tasks.
+#: Least number of pieces into which the tasks of an iteration are divided, if there are as many tasks, so
+#: that as many actors have work.
 PIECES = 4
 
 
@@ -74,13 +75,12 @@ class MetaOnPolicyAlgorithm(MetaAlgorithm, OnPolicyAlgorithm[TTrialPolicy]):
     def divide(self, config: Any, horizon: int) -> list[slice]:
         """Fixes the pieces of the tasks of an iteration in training, and returns them.
 
-        They depend on the configuration only. There are at least `PIECES`, so that as many actors have work.
+        They depend on the configuration only.
         """
         tasks = config.tasks_per_iteration
         steps = self.episodes_per_visit(config) * horizon
-        most = -(-tasks // PIECES)
         self.tasks_of_iteration = tasks
-        self.policy.piece_tasks = max(1, min(self.policy.piece_steps // steps, most))
+        self.policy.piece_tasks = max(1, min(self.policy.piece_steps // steps, tasks // PIECES))
         pieces: list[slice] = self.policy.pieces(tasks, steps)
         return pieces
 
