@@ -109,7 +109,7 @@ def maml_update(ours: MAML) -> Callable[[], Tensor]:
     loop = Straightforward(ours, config.inner_step_size)
     start = {name: value.clone() for name, value in loop.net.state_dict().items()}
     parameters = list(loop.net.parameters())
-    # Drawn here, while our policy is where the step starts, as our step will draw it. Pieces are single tasks.
+    # Drawn here, while our policy is where the step starts, as our step draws it. Pieces are single tasks.
     generator = torch.Generator().manual_seed(0)
     generator.set_state(ours.generator.get_state())
     seed = int(torch.randint(2**62, (), generator=generator))

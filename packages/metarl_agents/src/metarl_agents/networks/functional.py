@@ -82,7 +82,7 @@ class TaskModel(nn.Module):
         return None
 
     def remember(self, memory: Any, episodes: Any, device: torch.device) -> Any:
-        """The memory, on a device, after another batch of episodes (`on_policy.Episodes`)."""
+        """The memory, on a device, after another batch of episodes (`episodes.Episodes`)."""
         return None
 
     @abstractmethod
