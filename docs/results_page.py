@@ -134,7 +134,7 @@ def _family(results: Results, env_id: str, splits: Mapping[str, list[Record]]) -
 
     def describe(record: Record) -> str:
         mark = results.mark(record)
-        text = name(record).replace(f"`{record['agent']}`", _link(record, ""), 1)
+        text = name(record, _folder(record))
         return f"{text}, *{mark}*" if mark else text
 
     for split, group in sorted(splits.items(), key=lambda item: item[0] != "test"):
@@ -183,7 +183,7 @@ def summary_table(results: Results) -> str:
         lines.append(
             (
                 f"[{env_id}](docs/environments/{env_id}.md)",
-                f"{_link(record, 'results/')} {record['preset']}",
+                name(record, f"results/{_folder(record)}"),
                 score(record),
                 record["interval_over"],
                 number(record["zero"]),
@@ -200,8 +200,8 @@ def summary_table(results: Results) -> str:
     return table(head, lines)
 
 
-def _link(record: Record, base: str) -> str:
-    return f"[`{record['agent']}`]({base}{record['agent']}/{record['family']})"
+def _folder(record: Record) -> str:
+    return f"{record['agent']}/{record['family']}"
 
 
 def _block(lines: list[str]) -> str:

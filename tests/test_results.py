@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from metarl_agents.sweep.matrix import find_cells
+from metarl_agents.sweep.tables import commands
 from metarl_envs.evaluation import Report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,8 @@ def test_links_lead_to_something(page):
         assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), target
     # The files that remarks name in their text.
     for name in re.findall(r"`([\w-]+/[\w/.-]+\.(?:jsonl?|png|py))`", text) if "/" in page else ():
-        assert (RESULTS / name).exists() or (ROOT / name).exists(), name
+        file = name.replace("ID", ID)
+        assert (RESULTS / file).exists() or (ROOT / file).exists(), name
 
 
 def test_the_page_separates_results_choices_and_remarks(generate, small):
@@ -98,6 +100,21 @@ def test_the_result_of_the_table_is_the_one_with_most_seeds_and_no_changes(gener
     results = generate.Results(small, [fewer, changed, other, train, record], [], None, {}, {})
     assert results.chosen("pearl", ID) is record
     assert results.chosen("crl", ID) is None
+
+
+def test_commands_join_the_seeds_and_keep_evaluations_with_their_training():
+    trained = [f"metarl train mql {ID} --seed {seed} --out 'my runs/x' --no-progress" for seed in (0, 1)]
+    changed = f"metarl train mql {ID} --set gamma=0.5 --seed 2"
+    one = {"seeds": [0, 1, 2], "commands": [*trained, changed], "evaluation": "--protocol mql"}
+    two = {**one, "evaluation": "--protocol mql --set adaptation=none"}
+    assert commands([one, two]) == [
+        f"metarl train mql {ID} --seed 0,1 --out RUNS",
+        "metarl evaluate RUNS/seed-* --protocol mql",
+        "metarl evaluate RUNS/seed-* --protocol mql --set adaptation=none",
+        f"metarl train mql {ID} --set gamma=0.5 --seed 2 --out RUNS",
+        "metarl evaluate RUNS --protocol mql",
+        "metarl evaluate RUNS --protocol mql --set adaptation=none",
+    ]
 
 
 def test_a_mark_or_a_remark_of_nothing_is_refused(generate, small):

@@ -77,11 +77,13 @@ def commands(group: Records) -> list[str]:
     """
     found: dict[str, dict[str, None]] = {}
     for r in group:
-        seeds = ",".join(map(str, r["seeds"]))
-        # With several seeds, each run has a directory of its own inside the given one.
-        runs = "RUNS/seed-*" if len(r["seeds"]) > 1 else "RUNS"
-        for command in r["commands"]:
-            train = f"{_without(command, '--seed', '--out', '--no-progress')} --seed {seeds} --out RUNS"
+        seeds: dict[str, list[str]] = {}
+        for seed, command in zip(r["seeds"], r["commands"], strict=True):
+            seeds.setdefault(_without(command, "--seed", "--out", "--no-progress"), []).append(str(seed))
+        for command, those in seeds.items():
+            # With several seeds, each run has a directory of its own inside the given one.
+            runs = "RUNS/seed-*" if len(those) > 1 else "RUNS"
+            train = f"{command} --seed {','.join(those)} --out RUNS"
             found.setdefault(train, {})[f"metarl evaluate {runs} {r['evaluation']}"] = None
     return [line for train, evaluations in found.items() for line in (train, *evaluations)]
 
@@ -99,10 +101,13 @@ def _without(command: str, *options: str) -> str:
     return shlex.join(kept)
 
 
-def name(record: Mapping[str, Any]) -> str:
-    """Agent, preset and what was changed in it."""
+def name(record: Mapping[str, Any], folder: str = "") -> str:
+    """Agent, preset and what was changed in it; the agent's name is a link if its folder is given."""
+    agent = f"`{record['agent']}`"
+    if folder:
+        agent = f"[{agent}]({folder})"
     changes = f" `{record['changes']}`" if record["changes"] else ""
-    return f"`{record['agent']}` {record['preset']}{changes}"
+    return f"{agent} {record['preset']}{changes}"
 
 
 def score(record: Mapping[str, Any]) -> str:
