@@ -36,7 +36,7 @@ def family_table(group: Records, describe: Callable[[Mapping[str, Any]], str] | 
     """
     head = (
         "agent", "protocol", "first batch (IQM)", "score (IQM, 95 % interval)", "interval over",
-        "training seeds", "rise (mean)", "gap closed", "success", "steps", "core h", "published",
+        "training seeds", "rise (mean, 95 % interval over tasks)", "gap closed", "success", "steps", "core h", "published",
     )  # fmt: skip
     rows = [
         (
@@ -46,7 +46,7 @@ def family_table(group: Records, describe: Callable[[Mapping[str, Any]], str] | 
             score(r),
             r["interval_over"],
             ", ".join(f"{s}: {v:.4g}" for s, v in zip(r["seeds"], r["seed_scores"], strict=True)),
-            "" if r["rise"] is None else number(r["rise"][0]),
+            "" if r["rise"] is None else _estimate(*r["rise"]),
             percent(r["gap_closed"]),
             percent(r["success"]),
             f"{r['env_steps']:,}",
@@ -112,7 +112,11 @@ def name(record: Mapping[str, Any], folder: str = "") -> str:
 
 def score(record: Mapping[str, Any]) -> str:
     """Score with its interval."""
-    return f"{record['iqm']:.4g} [{record['low']:.4g}, {record['high']:.4g}]"
+    return _estimate(record["iqm"], record["low"], record["high"])
+
+
+def _estimate(value: float, low: float, high: float) -> str:
+    return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def number(value: float | None) -> str:
