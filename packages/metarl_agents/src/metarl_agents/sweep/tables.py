@@ -36,7 +36,8 @@ def family_table(group: Records, describe: Callable[[Mapping[str, Any]], str] | 
     """
     head = (
         "agent", "protocol", "first batch (IQM)", "score (IQM, 95 % interval)", "interval over",
-        "training seeds", "rise (mean, 95 % interval over tasks)", "gap closed", "success", "steps", "core h", "published",
+        "training seeds", "rise (mean, 95 % interval over tasks)", "gap closed", "success", "steps", "core h",
+        "published",
     )  # fmt: skip
     rows = [
         (
