@@ -1,10 +1,10 @@
 """Generates the parts of the documentation that are derived from the registries and from results/.
 
-python docs/generate.py              write the pages in docs/environments and the tables of the README
+python docs/generate.py              write docs/environments, results/README.md and the tables of the README
 python docs/generate.py --check      write nothing; fail if a file differs from what would be written
 python docs/generate.py --pictures   redraw all pictures in docs/environments/pictures
 
-Baseline returns are read from results/baselines (`make baselines`).
+Baseline returns are read from results/baselines (`make baselines`), results from the reports in results/.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from results_page import Results, summary_table
+from results_page import page as results_page
 
 from metarl_agents.registry import AGENTS
 from metarl_envs import Family, family, registered_ids
@@ -148,9 +151,15 @@ def replace_between(text: str, name: str, content: str) -> str:
 
 def generated() -> dict[Path, str]:
     """Returns every generated text."""
+    results = Results.read(RESULTS)
     readme = ROOT / "README.md"
     text = replace_between(readme.read_text(), "environments", environments_table())
-    files = {readme: replace_between(text, "agents", agents_table()), PAGES / "README.md": index()}
+    text = replace_between(text, "agents", agents_table())
+    files = {
+        readme: replace_between(text, "results", summary_table(results)),
+        ROOT / "results" / "README.md": results_page(results),
+        PAGES / "README.md": index(),
+    }
     for f in map(family, registered_ids()):
         additions = {"Actions": pictures_section(f), "Provenance": baselines_section(f)}
         files[PAGES / f"{f.id}.md"] = page(f, additions)
@@ -189,7 +198,7 @@ def draw() -> None:
 
 def unwanted() -> list[Path]:
     """Returns files of families that are no longer there."""
-    pages = {path.name for path in generated() if path.parent == PAGES}
+    pages = {"README.md", *(f"{name}.md" for name in registered_ids())}
     return [
         *(path for path in PAGES.glob("*.md") if path.name not in pages),
         *(path for path in PICTURES.glob("*") if path.name not in picture_files()),

@@ -88,7 +88,7 @@ def test_agents_import_public_names_of_the_suite_only():
                 assert node.module in allowed, f"{name} imports from {node.module}"
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "docs", "results"])
+@pytest.mark.parametrize("folder", ["benchmarks", "docs"])
 def test_scripts_beside_the_packages_import_what_exists(folder):
     """Nothing else runs the longer ones of them."""
     for path in sorted((ROOT / folder).glob("*.py")):

@@ -1,4 +1,4 @@
-"""Values of presets that their sources decide, or measurements that `results/README.md` records."""
+"""Values of presets that their sources decide, or measurements that `results/remarks` records."""
 
 import pytest
 
@@ -79,7 +79,7 @@ def test_presets_are_scored_after_as_many_steps_as_they_train(agent):
     ],
 )
 def test_the_share_of_steps_for_the_curvature_is_the_measured_one(agent, preset, env_id, share):
-    """The column "chosen" of the table in results/README.md."""
+    """The column "chosen" of the table in results/remarks/curvature.md."""
     assert find_agent(agent).config(env_id, preset).curvature_fraction == share
 
 

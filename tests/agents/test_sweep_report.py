@@ -21,6 +21,7 @@ from metarl_agents.sweep.export import export
 from metarl_agents.sweep.matrix import Papers, find_cells
 from metarl_agents.sweep.report import aggregates, rows, write_report
 from metarl_agents.sweep.spec import read_spec
+from metarl_agents.sweep.tables import commands
 from metarl_agents.sweep.worker import FINISHED, run_job
 from metarl_envs.evaluation import Report, iqm
 
@@ -63,15 +64,26 @@ def test_cells_hold_the_seeds_their_costs_and_their_references(sweep):
     assert promp.runs[0].env_steps == 1080
     assert promp.runs[0].core_seconds > 0
     found = [Report.from_json(next(run.path.glob("report_*.json"))) for run in promp.runs]
-    assert promp.seed_scores == [pytest.approx(iqm(report.scores)) for report in found]
+    # Trial seeds are averaged first, as in the score of several training seeds.
+    scores = np.array([iqm(report.scores.mean(axis=0)) for report in found])
+    np.testing.assert_allclose(promp.seed_scores, scores)
     assert promp.oracle_name == "scripted"
     zero, oracle = (float(iqm(found[0].references[name].mean(axis=0))) for name in ("zero", "oracle"))
-    scores = np.array([iqm(report.scores.mean(axis=0)) for report in found])
     np.testing.assert_allclose(promp.shares, (scores - zero) / (oracle - zero))
+    alone = by_agent["oracle"]
+    assert alone.seed_scores == [alone.summary.score.value]
+    assert alone.references == alone.summary.references
     (record,) = (r for r in rows([promp], Papers()))
     assert record["seeds"] == [0, 1]
     assert record["commands"][1].startswith(f"metarl train promp {ENV} --preset fast --seed 1 --set ")
     assert record["gap_closed"] == pytest.approx(promp.shares.mean())
+    assert (record["zero"], record["oracle"]) == (pytest.approx(zero), pytest.approx(oracle))
+    assert record["interval_over"] == "2 training seeds"
+    assert alone.interval_over == "2 trial seeds"
+    train, evaluate = commands([record])
+    assert train.startswith(f"metarl train promp {ENV} --preset fast --set ")
+    assert train.endswith(" --seed 0,1 --out RUNS")
+    assert evaluate == "metarl evaluate RUNS/seed-* --split test --protocol promp --seeds 0,1 --tasks 4"
 
 
 def test_where_there_is_no_scripted_oracle_a_trained_one_is_the_reference(sweep, monkeypatch):
@@ -85,8 +97,7 @@ def test_where_there_is_no_scripted_oracle_a_trained_one_is_the_reference(sweep,
     monkeypatch.setattr(Report, "from_json", classmethod(without_oracle))
     cells = {cell.key.agent: cell for cell in find_cells([sweep])}
     assert cells["promp"].oracle_name == "oracle, trained"
-    scores = cells["oracle"].result.scores.mean(axis=0)
-    assert np.array_equal(cells["promp"].oracle, scores)
+    assert cells["promp"].oracle == iqm(cells["oracle"].result.scores)
 
 
 def test_the_report_has_every_number_beside_published_ones(sweep, tmp_path):
@@ -107,7 +118,8 @@ def test_the_report_has_every_number_beside_published_ones(sweep, tmp_path):
     assert "intervals: bootstrap over training seeds, stratified by task" in text
     assert "4 tasks, 1 training seed, 2 trial seeds" in text
     assert "oracle (scripted)" in text
-    assert f"    metarl train oracle {ENV} --preset fast --seed 0" in text
+    assert f"    metarl train oracle {ENV} --preset fast --set " in text
+    assert "    metarl evaluate RUNS/seed-* --split test --protocol promp --seeds 0,1 --tasks 4\n" in text
     lines = list(csv.DictReader((tmp_path / "report.csv").open()))
     assert [(line["agent"], line["seed"]) for line in lines] == [
         ("oracle", "0"),

@@ -119,6 +119,24 @@ def test_a_condensed_report_has_the_same_scores_curves_and_rise(batches, size, s
     np.testing.assert_allclose(small.condense().returns, small.returns)
 
 
+def test_success_at_the_end_may_be_missing_from_a_report(tmp_path):
+    whole, other = reports(2)
+    part = dataclasses.replace(whole.condense(), success_at_end=None, wall_time=None)
+    part.to_json(tmp_path / "report.json")
+    again = Report.from_json(tmp_path / "report.json")
+    assert again.success_at_end is None
+    assert again.to_dict() == part.to_dict()
+    assert "success_at_end" not in pooled([again, other]).metrics
+    summary = summarise(again, repetitions=20)
+    assert summary.success_at_end is None
+    assert "not recorded" in str(summary)
+    assert summary.score == summarise(whole, repetitions=20).score
+    with pytest.raises(ValueError, match="metric must be one of return, length, success_once, terminated"):
+        again.metric("success_at_end")
+    with pytest.raises(ValueError, match="lengths of a report must not be null"):
+        Report.from_dict({**part.to_dict(), "lengths": None})
+
+
 def test_scored_episodes_that_are_no_whole_batch_cannot_be_condensed():
     (report,) = reports(1, adaptation_episodes=4, scored_episodes=1, episodes_per_update=2)
     with pytest.raises(ValueError, match="whole batches of episodes"):

@@ -6,7 +6,9 @@ Cells come from the directories of runs, wherever these are: in a sweep, below `
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import shlex
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -52,10 +54,12 @@ class Papers:
     Attributes:
         figures: the numbers.
         families: families by paper.
+        titles: authors, year and reference by paper.
     """
 
     figures: tuple[Figure, ...] = ()
     families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Papers:
@@ -67,10 +71,12 @@ class Papers:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
             figures = tuple(Figure(**figure) for figure in values.get("figures", ()))
-            families = {name: tuple(p["families"]) for name, p in values.get("papers", {}).items()}
+            papers = values.get("papers", {})
+            families = {name: tuple(paper["families"]) for name, paper in papers.items()}
+            titles = {name: paper.get("title", name) for name, paper in papers.items()}
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as a list of published numbers: {error}") from error
-        return cls(figures, families)
+        return cls(figures, families, titles)
 
 
 @dataclass(frozen=True)
@@ -121,13 +127,13 @@ class Cell:
     Attributes:
         key: agent, family, configuration and evaluation.
         runs: the runs, by training seed.
-        oracle: score (T,) of the upper reference on the tasks; None if there is none.
+        oracle: score (IQM) of the upper reference on the tasks; None if there is none.
         oracle_name: what it is: "scripted", or the agent that observes the task.
     """
 
     key: Key
     runs: tuple[Run, ...]
-    oracle: NDArray[np.float64] | None = None
+    oracle: float | None = None
     oracle_name: str = ""
 
     @property
@@ -141,23 +147,56 @@ class Cell:
         return summarise(self.result)
 
     @property
+    def interval_over(self) -> str:
+        """What the intervals of the summary cover, e.g. "3 training seeds"; see `interval_method`."""
+        result = self.result
+        number, tasks = result.scores.shape
+        return f"{number} {result.unit}s" if number > 1 else f"{tasks} tasks" if tasks > 1 else "nothing"
+
+    @property
+    def evaluation(self) -> str:
+        """Options of `metarl evaluate` that give the report of a run."""
+        report = self.runs[0].report
+        protocol = report.protocol
+        words = ["--split", protocol.split, "--protocol", protocol.name]
+        words += ["--seeds", ",".join(map(str, protocol.seeds))]
+        if protocol.num_tasks is not None:
+            words += ["--tasks", str(protocol.num_tasks)]
+        # What an evaluation changes in the agent is recorded in its command only.
+        given = shlex.split(report.provenance.command_line)
+        for option, value in itertools.pairwise(given):
+            if option == "--set":
+                words += [option, value]
+        return shlex.join(words)
+
+    @property
     def seed_scores(self) -> list[float]:
-        """IQM of the score of each training seed."""
-        return [float(iqm(run.report.scores)) for run in self.runs]
+        """IQM of the score of each training seed; see `score_of`."""
+        return [self.score_of(run.report.scores) for run in self.runs]
+
+    @property
+    def references(self) -> dict[str, float]:
+        """IQM of the score of each reference in the reports; see `score_of`."""
+        return {name: self.score_of(scores) for name, scores in self.runs[0].report.references.items()}
 
     @property
     def shares(self) -> NDArray[np.float64] | None:
         """Share of the gap between zero action and the oracle that each seed closes (S,).
 
-        None without an oracle. Score, zero action and oracle are averaged over the trial seeds, and count
-        with their IQM over tasks.
+        None without an oracle, or if it is not better than zero action.
         """
-        zero = self.runs[0].report.references.get("zero")
-        if zero is None or self.oracle is None:
+        low, high = self.references.get("zero"), self.oracle
+        if low is None or high is None or high <= low:
             return None
-        low, high = float(iqm(zero.mean(axis=0))), float(iqm(self.oracle))
-        scores = [float(iqm(run.report.scores.mean(axis=0))) for run in self.runs]
-        return None if high <= low else np.asarray(normalised(scores, low, high))
+        return np.asarray(normalised(self.seed_scores, low, high))
+
+    def score_of(self, scores: NDArray[np.float64]) -> float:
+        """IQM of scores (R, T), as the summary computes it, so that all numbers of a cell compare.
+
+        With one training seed, it is the IQM over trial seeds and tasks. With several, the trial seeds are
+        averaged first, as in `Pooled`.
+        """
+        return float(iqm(scores if len(self.runs) == 1 else scores.mean(axis=0)))
 
 
 def find_cells(folders: Sequence[Path]) -> list[Cell]:
@@ -243,21 +282,15 @@ def _consistent(key: Key, runs: Mapping[int, Run]) -> tuple[Run, ...]:
 
 def _with_oracle(cell: Cell, cells: Sequence[Cell]) -> Cell:
     """The cell with its upper reference: the scripted oracle, else a trained agent that observes the task."""
-    report = cell.runs[0].report
-    found: NDArray[np.float64] | None = None
-    name = ""
-    if "oracle" in report.references:
-        found, name = report.references["oracle"].mean(axis=0), "scripted"
-    else:
-        trained = [
-            other
-            for other in cells
-            if other.key.agent in ORACLES
-            and (other.key.family, other.key.split) == (cell.key.family, cell.key.split)
-            and other.runs[0].report.tasks == report.tasks
-        ]
-        if trained:
-            scores = {number: other.result.scores.mean(axis=0) for number, other in enumerate(trained)}
-            best = max(scores, key=lambda number: float(iqm(scores[number])))
-            found, name = scores[best], f"{trained[best].key.agent}, trained"
-    return dataclasses.replace(cell, oracle=found, oracle_name=name)
+    if "oracle" in cell.references:
+        return dataclasses.replace(cell, oracle=cell.references["oracle"], oracle_name="scripted")
+    key, tasks = cell.key, cell.runs[0].report.tasks
+    trained = [
+        (float(iqm(other.result.scores)), f"{other.key.agent}, trained")
+        for other in cells
+        if other.key.agent in ORACLES
+        and (other.key.family, other.key.split) == (key.family, key.split)
+        and other.runs[0].report.tasks == tasks
+    ]
+    value, name = max(trained, default=(None, ""))
+    return dataclasses.replace(cell, oracle=value, oracle_name=name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from metarl_agents.run.curves import COLOURS
 from metarl_agents.sweep.matrix import Cell, Papers
+from metarl_agents.sweep.tables import commands, family_table, groups, table
 from metarl_envs.evaluation import iqm, performance_profile, stratified_bootstrap_interval
 from metarl_envs.files import atomic_path, readable_json
 
@@ -78,7 +79,7 @@ def rows(cells: Sequence[Cell], papers: Papers) -> Iterator[dict[str, Any]]:
     for cell in cells:
         summary = cell.summary
         seconds = [run.core_seconds for run in cell.runs if run.core_seconds is not None]
-        shares = cell.shares
+        shares, references = cell.shares, cell.references
         published = [f for f in papers.figures if (f.agent, f.family) == (cell.key.agent, cell.key.family)]
         yield {
             **cell.key._asdict(),
@@ -86,19 +87,23 @@ def rows(cells: Sequence[Cell], papers: Papers) -> Iterator[dict[str, Any]]:
             "low": summary.score.low,
             "high": summary.score.high,
             "interval": summary.interval,
+            "interval_over": cell.interval_over,
             "size": summary.size,
             "seeds": [run.seed for run in cell.runs],
             "seed_scores": cell.seed_scores,
+            "first": None if summary.rise is None else float(summary.returns.estimate[0]),
             "rise": None if summary.rise is None else list(summary.rise),
-            "zero": summary.references.get("zero"),
-            "random": summary.references.get("random"),
-            "oracle": None if cell.oracle is None else float(iqm(cell.oracle)),
+            "success": summary.scored_success_once.value,
+            "zero": references.get("zero"),
+            "random": references.get("random"),
+            "oracle": cell.oracle,
             "oracle_is": cell.oracle_name,
             "gap_closed": None if shares is None else float(shares.mean()),
             "env_steps": max(run.env_steps for run in cell.runs),
             "core_hours": sum(seconds) / len(seconds) / 3600 if seconds else None,
             "published": [{"value": f.value, "source": f.source} for f in published],
             "commands": [run.command for run in cell.runs],
+            "evaluation": cell.evaluation,
         }
 
 
@@ -134,57 +139,30 @@ def write_report(cells: Sequence[Cell], folder: Path, papers: Papers) -> list[Pa
 
 def markdown(records: Sequence[dict[str, Any]], total: Sequence[Aggregate]) -> str:
     """The tables as Markdown: one per family and split, then the aggregates, then the commands."""
-    lines: list[str] = []
-    for family, split in dict.fromkeys((r["family"], r["split"]) for r in records):
-        group = [r for r in records if (r["family"], r["split"]) == (family, split)]
-        lines += [f"## {family} ({split})", "", *_references(group), ""]
-        lines += [
-            "| agent | protocol | score (IQM, 95 % interval) | training seeds | gap closed | steps | "
-            "core h | published |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for r in group:
-            name = f"`{r['agent']}` {r['preset']}" + (f" `{r['changes']}`" if r["changes"] else "")
-            seeds = ", ".join(f"{s}: {v:.4g}" for s, v in zip(r["seeds"], r["seed_scores"], strict=True))
-            published = "; ".join(f"{p['value']:g} ({p['source']})" for p in r["published"])
-            lines.append(
-                f"| {name} | {r['protocol']} | {r['iqm']:.4g} [{r['low']:.4g}, {r['high']:.4g}] | {seeds}"
-                f" | {_percent(r['gap_closed'])} | {r['env_steps']:,} | {_number(r['core_hours'])}"
-                f" | {published} |"
-            )
-        sizes = dict.fromkeys(f"{r['size']}; intervals: {r['interval']}" for r in group)
-        lines += ["", *(f"{size}." for size in sizes), ""]
+    parts = [
+        f"## {family} ({split})\n\n{family_table(group)}"
+        for (family, split), group in groups(records).items()
+    ]
     if total:
-        lines += [
+        rows = [
+            (
+                f"`{a.agent}`",
+                a.paper or "all",
+                str(len(a.families)),
+                str(len(a.shares)),
+                f"{a.value:.0%}"
+                + ("" if a.interval is None else f" [{a.interval[0]:.0%}, {a.interval[1]:.0%}]"),
+            )
+            for a in total
+        ]
+        parts += [
             "## Share of the gap between zero action and the oracle",
-            "",
             "IQM over training seeds and families; interval: bootstrap over training seeds, stratified by "
             "family.",
-            "",
-            "| agent | families of | families | training seeds | share |",
-            "|---|---|---|---|---|",
+            table(("agent", "families of", "families", "training seeds", "share"), rows),
         ]
-        for a in total:
-            interval = "" if a.interval is None else f" [{a.interval[0]:.0%}, {a.interval[1]:.0%}]"
-            lines.append(
-                f"| `{a.agent}` | {a.paper or 'all'} | {len(a.families)} | {len(a.shares)}"
-                f" | {a.value:.0%}{interval} |"
-            )
-        lines.append("")
-    lines += ["## Commands", ""]
-    lines += [f"    {command}" for command in dict.fromkeys(c for r in records for c in r["commands"])]
-    return "\n".join(lines) + "\n"
-
-
-def _references(group: Sequence[dict[str, Any]]) -> list[str]:
-    """One sentence per distinct set of references; they differ with the tasks and the trial seeds."""
-    found = []
-    for r in group:
-        values = [f"{name} {r[name]:.4g}" for name in ("zero", "random") if r[name] is not None]
-        if r["oracle"] is not None:
-            values.append(f"oracle ({r['oracle_is']}) {r['oracle']:.4g}")
-        found.append(f"References (IQM) with {r['protocol']}: {', '.join(values) or 'none'}.")
-    return [*dict.fromkeys(found)]
+    parts += ["## Commands", "\n".join(f"    {command}" for command in commands(records))]
+    return "\n\n".join(parts) + "\n"
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
@@ -237,14 +215,6 @@ def _plot(cells: Sequence[Cell], total: Sequence[Aggregate], path: Path) -> None
     )  # fmt: skip
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _write(path: Path, text: str) -> None:

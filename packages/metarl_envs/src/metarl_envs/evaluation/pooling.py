@@ -76,6 +76,12 @@ class Pooled:
         return {name: self.metric(name) for name in self.reports[0].reward_terms}
 
     @property
+    def metrics(self) -> Mapping[str, NDArray[np.float64]]:
+        """Mean over the trial seeds (S, T, K) of every metric that all reports recorded, by name."""
+        names = [n for n in self.reports[0].metrics if all(n in report.metrics for report in self.reports)]
+        return {name: self.metric(name) for name in names}
+
+    @property
     def diverged(self) -> NDArray[Any]:
         """Number of diverged episodes of each training run (S,)."""
         return np.array([report.diverged.sum() for report in self.reports])

@@ -42,11 +42,11 @@ class Report:
         reward_terms: Contribution of each reward term to the return, by ``reward_<term>``.
         lengths: Number of steps of the episode.
         success_once: Whether any step was a success.
-        success_at_end: Whether the last step was a success.
+        success_at_end: Whether the last step was a success; None if it was not recorded.
         terminated: Whether the episode ended for another reason than the time limit.
         diverged: Whether it ended because the simulation diverged.
         provenance: Checksums, versions, arguments and the command line.
-        wall_time: Duration of the evaluation in seconds.
+        wall_time: Duration of the evaluation in seconds; None if it was not recorded.
         condensed: Whether the episodes between two updates have been replaced by their mean; see
             `condense`. Their lengths and flags are then floats.
         references: Scores (R, T) of reference agents on the same tasks, by name.
@@ -63,11 +63,11 @@ class Report:
     reward_terms: Mapping[str, NDArray[np.float64]]
     lengths: NDArray[np.int64]
     success_once: NDArray[np.bool_]
-    success_at_end: NDArray[np.bool_]
+    success_at_end: NDArray[np.bool_] | None
     terminated: NDArray[np.bool_]
     diverged: NDArray[np.bool_]
     provenance: Provenance
-    wall_time: float
+    wall_time: float | None
     references: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
     condensed: bool = False
 
@@ -78,7 +78,7 @@ class Report:
         per_task = (len(self.protocol.seeds), len(self.tasks))
         per_episode = (*per_task, self.protocol.num_episodes)
         checks: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [
-            (name, getattr(self, name), per_episode) for name in _PER_EPISODE
+            (name, array, per_episode) for name, array in self._per_episode().items()
         ]
         checks += [(name, array, per_episode) for name, array in self.reward_terms.items()]
         checks += [(f"reference {n}", array, per_task) for n, array in self.references.items()]
@@ -96,28 +96,38 @@ class Report:
         values = self.metric(metric)[..., self.protocol.adaptation_episodes :]
         return np.asarray(values.mean(axis=-1), np.float64)
 
+    @property
+    def metrics(self) -> Mapping[str, NDArray[Any]]:
+        """Every recorded metric of every episode (R, T, K), by name.
+
+        The names are "return", "length", "success_once", "success_at_end", "terminated", "diverged" and
+        those of the reward terms, e.g. "reward_control".
+        """
+        arrays = self._per_episode()
+        return {
+            "return": arrays.pop("returns"),
+            "length": arrays.pop("lengths"),
+            **arrays,
+            **self.reward_terms,
+        }
+
     def metric(self, name: str) -> NDArray[Any]:
         """A metric of every episode (R, T, K).
 
         Args:
-            name: "return", "length", "success_once", "success_at_end", "terminated", "diverged" or
-                a reward term such as "reward_control".
+            name: One of `metrics`.
 
         Raises:
             ValueError: If there is no such metric.
         """
-        known: dict[str, NDArray[Any]] = {
-            "return": self.returns,
-            "length": self.lengths,
-            "success_once": self.success_once,
-            "success_at_end": self.success_at_end,
-            "terminated": self.terminated,
-            "diverged": self.diverged,
-            **self.reward_terms,
-        }
+        known = self.metrics
         if name not in known:
             raise ValueError(f"metric must be one of {', '.join(known)}, got {name!r}")
         return known[name]
+
+    def _per_episode(self) -> dict[str, NDArray[Any]]:
+        arrays = {name: getattr(self, name) for name in _PER_EPISODE}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def with_references(self, reports: Mapping[str, Report]) -> Report:
         """A copy of the report with the scores of other agents on the same tasks, e.g. of an oracle.
@@ -177,13 +187,14 @@ class Report:
 
         if self.protocol.num_episodes % size:
             raise ValueError("the scored episodes of a condensed report must be whole batches of episodes")
-        changes: dict[str, Any] = {name: mean(getattr(self, name)) for name in _PER_EPISODE}
+        changes: dict[str, Any] = {name: mean(array) for name, array in self._per_episode().items()}
         terms = {name: mean(array) for name, array in self.reward_terms.items()}
         return dataclasses.replace(self, **changes, reward_terms=terms, condensed=True)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values; of a condensed report, each mean once."""
         step = self.protocol.episodes_per_update if self.condensed else 1
+        arrays = {name: array[..., ::step].tolist() for name, array in self._per_episode().items()}
         return {
             "format": _FORMAT,
             "agent": self.agent,
@@ -193,7 +204,7 @@ class Report:
             "provenance": self.provenance.to_dict(),
             "tasks": list(self.tasks),
             "references": {name: array.tolist() for name, array in self.references.items()},
-            **{name: getattr(self, name)[..., ::step].tolist() for name in _PER_EPISODE},
+            **{name: arrays.get(name) for name in _PER_EPISODE},
             "reward_terms": {name: array[..., ::step].tolist() for name, array in self.reward_terms.items()},
             "condensed": self.condensed,
         }
@@ -220,6 +231,11 @@ class Report:
             return np.repeat(np.asarray(array, np.float64), protocol.episodes_per_update, axis=-1)
 
         terms, references = values["reward_terms"], values["references"]
+        arrays: dict[str, Any] = {}
+        for name, kind in _PER_EPISODE.items():
+            if values[name] is None and name != "success_at_end":
+                raise ValueError(f"{name} of a report must not be null; only success_at_end may be")
+            arrays[name] = None if values[name] is None else episodes(values[name], kind)
         return cls(
             agent=values["agent"],
             family=values["family"],
@@ -230,7 +246,7 @@ class Report:
             references={name: np.asarray(array, np.float64) for name, array in references.items()},
             reward_terms={name: episodes(array, np.float64) for name, array in terms.items()},
             condensed=condensed,
-            **{name: episodes(values[name], kind) for name, kind in _PER_EPISODE.items()},
+            **arrays,
         )
 
     def to_json(self, path: str | os.PathLike[str]) -> None:

@@ -181,12 +181,12 @@ class Summary:
         size: Numbers of tasks, seeds and episodes, as text.
         returns: Adaptation curve of the return.
         success_once: Adaptation curve of success at any step.
-        success_at_end: Adaptation curve of success at the last step.
+        success_at_end: Adaptation curve of success at the last step; `None` if it was not recorded.
         score: IQM over runs and tasks of the score, the mean return of the scored episodes.
         score_without_bonus: The same for the return without its alive bonus; `None` if the family has
             none. Standing still can give most of a return.
         scored_success_once: Mean over runs, tasks and scored episodes.
-        scored_success_at_end: Mean over runs, tasks and scored episodes.
+        scored_success_at_end: Mean over runs, tasks and scored episodes; `None` if it was not recorded.
         references: IQM of the score of each reference.
         rise: Score minus the mean return of the trial's first batch of episodes (the protocol's
             `episodes_per_update`), paired by task, mean over runs and tasks, with a bootstrap
@@ -202,11 +202,11 @@ class Summary:
     size: str
     returns: AdaptationCurve
     success_once: AdaptationCurve
-    success_at_end: AdaptationCurve
+    success_at_end: AdaptationCurve | None
     score: Estimate
     score_without_bonus: Estimate | None
     scored_success_once: Estimate
-    scored_success_at_end: Estimate
+    scored_success_at_end: Estimate | None
     references: Mapping[str, float]
     rise: Estimate | None
     gap_closed: float | None
@@ -217,18 +217,19 @@ class Summary:
     def __str__(self) -> str:
         """A table for terminals."""
         rows = [("episode", "return (IQM)", "success once", "success at end")]
+        points = self.returns.points()
         for first, last, value, once, at_end in zip(
             self.returns.first_episode,
             self.returns.last_episode,
-            self.returns.points(),
+            points,
             self.success_once.points(),
-            self.success_at_end.points(),
+            self.success_at_end.points() if self.success_at_end else [None] * len(points),
             strict=True,
         ):
             label = f"{first}" if first == last else f"{first}-{last}"
-            rows.append((label, f"{value:.4g}", f"{once:.2f}", f"{at_end:.2f}"))
+            rows.append((label, f"{value:.4g}", f"{once:.2f}", _rate(at_end)))
         once, at_end = self.scored_success_once, self.scored_success_at_end
-        rows.append(("score", f"{self.score:.4g}", f"{once:.2f}", f"{at_end:.2f}"))
+        rows.append(("score", f"{self.score:.4g}", f"{once:.2f}", _rate(at_end)))
         rows += [(name, f"{value:.4g}", "", "") for name, value in self.references.items()]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
@@ -248,6 +249,10 @@ class Summary:
         if self.diverged:
             notes.append(f"diverged episodes: {self.diverged}")
         return "\n".join([self.title, self.size, "", *lines, "", *notes])
+
+
+def _rate(value: Estimate | None) -> str:
+    return "not recorded" if value is None else f"{value:.2f}"
 
 
 def summarise(
@@ -281,6 +286,7 @@ def summarise(
         return adaptation_curve(result, metric, repetitions=repetitions, confidence=confidence, rng=rng)
 
     protocol, (runs, tasks) = report.protocol, report.scores.shape
+    at_end = "success_at_end" in report.metrics
     score = interval(report.scores, iqm)
     without_bonus = None
     if "reward_alive" in report.reward_terms:
@@ -304,11 +310,11 @@ def summarise(
         f"scored episodes: {protocol.scored_episodes}",
         returns=curve("return"),
         success_once=curve("success_once"),
-        success_at_end=curve("success_at_end"),
+        success_at_end=curve("success_at_end") if at_end else None,
         score=score,
         score_without_bonus=without_bonus,
         scored_success_once=interval(report.scored("success_once"), np.mean),
-        scored_success_at_end=interval(report.scored("success_at_end"), np.mean),
+        scored_success_at_end=interval(report.scored("success_at_end"), np.mean) if at_end else None,
         references=references,
         rise=rise,
         gap_closed=gap,
