@@ -132,7 +132,7 @@ class RL2Policy(TrialPolicy):
         """Actions (T E, A), not bounded. The memory moves when the step is observed."""
         inputs_RI = torch.cat((observations_RO, self.previous_RI), -1)
         chosen, self.next_state_RK = self.model.step(inputs_RI, self.state_RK, self.tasks)
-        return chosen.mean if deterministic else chosen.draw(self.noise(chosen.mean))
+        return chosen.mean if deterministic else chosen.with_noise(self.noise(chosen.mean))
 
     def observe_arrays(
         self,

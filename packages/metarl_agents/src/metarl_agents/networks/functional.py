@@ -51,8 +51,12 @@ class Gaussian(NamedTuple):
         """The same without a graph."""
         return Gaussian(self.mean.detach(), self.log_std.detach())
 
-    def draw(self, noise: Tensor) -> Tensor:
-        """Sampled actions (..., A) from standard normal noise of the same shape."""
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Sampled actions (..., A)."""
+        return self.with_noise(torch.randn(self.mean.shape, generator=generator, device=self.mean.device))
+
+    def with_noise(self, noise: Tensor) -> Tensor:
+        """Actions (..., A) for standard normal noise of the same shape."""
         return self.mean + self.log_std.exp() * noise
 
 

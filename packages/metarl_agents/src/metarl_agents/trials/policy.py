@@ -191,7 +191,7 @@ class AdaptivePolicy(TrialPolicy):
         """Actions (T E, A), not bounded."""
         obs_TEO = observations_RO.view(self.tasks, -1, observations_RO.shape[-1])
         chosen: Gaussian = self.model.distribution(obs_TEO, self.own, self.context)
-        actions_TEA = chosen.mean if deterministic else chosen.draw(self.noise(chosen.mean))
+        actions_TEA = chosen.mean if deterministic else chosen.with_noise(self.noise(chosen.mean))
         return actions_TEA.reshape(len(observations_RO), -1)
 
     def take(self, episodes: Episodes) -> None:
