@@ -97,6 +97,9 @@ def train(
     ] = None,
     overrides: Overrides = None,
     threads: Threads = 1,
+    logger: Annotated[
+        str, typer.Option(help="tensorboard, or wandb to send the events to Weights & Biases too.")
+    ] = "tensorboard",
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
     """Train an agent on the training tasks of a family.
@@ -121,6 +124,7 @@ def train(
             config_file=config_file,
             progress=progress,
             threads=threads,
+            logger=logger,
         )
         _say_how_it_ended(result)
 

@@ -27,6 +27,7 @@ from metarl_agents.run.directory import (
 from metarl_agents.run.monitor import check_evaluations
 from metarl_agents.run.session import Session
 from metarl_agents.run.signals import handled_signals
+from metarl_agents.run.tracker import open_tracker, wandb_identity
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def train(
     progress: bool = True,
     threads: int = 1,
     command: str = "",
+    logger: str = "tensorboard",
 ) -> RunResult:
     """Trains an agent on a family and writes a run directory.
 
@@ -87,14 +89,16 @@ def train(
         progress: whether to show progress; the run's log file is written in any case.
         threads: threads of PyTorch and of the simulator.
         command: command to record in `config.json`; by default that of the process.
+        logger: "tensorboard", or "wandb" to send the TensorBoard events to Weights & Biases too; this
+            needs the extra `metarl-agents[wandb]`. The run keeps the choice when it is resumed.
 
     Returns:
         The result. After SIGINT or SIGTERM, the current iteration is finished and saved, and
         `finished` is false; a second signal stops at the previous checkpoint.
 
     Raises:
-        ConfigError: for unknown names or values out of range.
-        RunError: when the directory is not empty.
+        ConfigError: for unknown names or values out of range, or if wandb is chosen but not installed.
+        RunError: when the directory is not empty, or wandb does not start.
         ValueError: for an unknown family.
     """
     overriding: dict[str, Any] = {} if config_file is None else read_config(config_file)
@@ -120,6 +124,7 @@ def train(
         # Without the folder of the program, which has no meaning on another machine.
         "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.to_dict(),
+        **wandb_identity(logger),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "versions.json", versions(family) | {"matrix_products": products})
@@ -137,7 +142,8 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     continues with PyTorch's default.
 
     Raises:
-        RunError: when the directory is not a run.
+        ConfigError: if the run is recorded by wandb and wandb is not installed.
+        RunError: when the directory is not a run, or wandb does not start.
         CheckpointError: when the newest checkpoint is damaged.
     """
     folder = Path(run_dir)
@@ -174,6 +180,9 @@ def _run(
         try:
             session = Session(folder, description, parts, signals=signals, progress=progress)
             nothing_left = session.nothing_left
+            # wandb would otherwise get a run without content.
+            if not nothing_left and (tracker := open_tracker(folder, description)) is not None:
+                session.logger.track(tracker)
             session.run(products, note)
         finally:
             parts.env.close()
