@@ -180,9 +180,15 @@ def _run(
         try:
             session = Session(folder, description, parts, signals=signals, progress=progress)
             nothing_left = session.nothing_left
-            # wandb would otherwise get a run without content.
-            if not nothing_left and (tracker := open_tracker(folder, description)) is not None:
-                session.logger.track(tracker)
+            # A finished run would be a wandb run without content.
+            if not nothing_left:
+                try:
+                    tracker = open_tracker(folder, description)
+                except BaseException:
+                    session.shown.stop()
+                    raise
+                if tracker is not None:
+                    session.logger.track(tracker)
             session.run(products, note)
         finally:
             parts.env.close()
