@@ -83,6 +83,12 @@ def test_the_share_of_steps_for_the_curvature_is_the_measured_one(agent, preset,
     assert find_agent(agent).config(env_id, preset).curvature_fraction == share
 
 
+@pytest.mark.parametrize("agent", ["maml", "promp", "joint_oracle"])
+def test_fast_presets_execute_a_tenth_of_the_action_of_promps_cheetah(agent):
+    """With the whole action, MAML and ProMP do not learn, and the joint oracle learns slowly."""
+    assert find_agent(agent).config("MetaHalfCheetah-Dir-v0", "fast").action_scale == 10.0
+
+
 @pytest.mark.parametrize("agent", ["pearl", "crl"])
 def test_fast_presets_take_as_many_gradient_steps_per_environment_step_as_the_oracle(agent):
     """At a few hundredths of a gradient step, as before, neither learns HalfCheetah-Vel."""

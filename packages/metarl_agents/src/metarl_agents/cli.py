@@ -105,6 +105,9 @@ def train(
             min=0,
         ),
     ] = 0,
+    logger: Annotated[
+        str, typer.Option(help="tensorboard, or wandb to send the events to Weights & Biases too.")
+    ] = "tensorboard",
     progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
 ) -> None:
     """Train an agent on the training tasks of a family.
@@ -130,6 +133,7 @@ def train(
             progress=progress,
             threads=threads,
             actors=actors,
+            logger=logger,
         )
         _say_how_it_ended(result)
 

@@ -1,12 +1,14 @@
-"""A Tianshou logger that writes one JSON line per iteration, and TensorBoard events."""
+"""A Tianshou logger that writes one JSON line per iteration and TensorBoard events."""
 
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tianshou.utils import WandbLogger
 from tianshou.utils.logger.logger_base import BaseLogger
 from torch.utils.tensorboard import SummaryWriter
 
@@ -84,9 +86,9 @@ class TrainingLogger(BaseLogger):
         self.iteration, self.env_steps, self.gradient_steps = position
         self.metrics = JsonLines(folder / "metrics.jsonl", lines[0], glossary)
         self.timing = JsonLines(folder / "timing.jsonl", lines[1], TIMING_GLOSSARY)
-        self.events = SummaryWriter(
-            str(folder / "tensorboard"), purge_step=self.env_steps + 1 if self.iteration else None
-        )
+        self.folder = folder
+        self.purge_step = self.env_steps + 1 if self.iteration else None
+        self.tracker: WandbLogger | None = None
         self.on_iteration = on_iteration
         self.on_update = on_update
         self.take_losses = take_losses
@@ -96,6 +98,21 @@ class TrainingLogger(BaseLogger):
         self.started_cpu = time.process_time()
         self.seconds_collect = 0.0
         self.seconds_update = 0.0
+
+    @cached_property
+    def events(self) -> SummaryWriter:
+        """The TensorBoard events; their file is opened by the first use."""
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.purge_step)
+
+    def track(self, tracker: WandbLogger) -> None:
+        """Sends the events to a tracker too.
+
+        Args:
+            tracker: a tracker that has been started. It sees only event files that are opened later, so
+                this is called before the first iteration.
+        """
+        self.tracker = tracker
+        tracker.load(self.events)
 
     # -- what Tianshou's trainer calls ----------------------------------------------------------
 
@@ -152,6 +169,7 @@ class TrainingLogger(BaseLogger):
         )
         for name, value in record.items():
             self.events.add_scalar(name, value, global_step=env_step)
+        self.events.flush()
         self.on_iteration(record)
         if save_checkpoint_fn is not None:
             save_checkpoint_fn(epoch, env_step, update_step)
@@ -164,8 +182,11 @@ class TrainingLogger(BaseLogger):
         return self.iteration, self.env_steps, self.iteration
 
     def finalize(self) -> None:
-        """Closes the event file."""
-        self.events.close()
+        """Closes the event file, and the tracker after it has everything."""
+        if "events" in vars(self):
+            self.events.close()
+        if self.tracker is not None:
+            self.tracker.finalize()
 
     def write(self, step_type: str, step: int, data: dict[str, Any]) -> NoReturn:
         """Not used: records are written whole by `save_data`."""

@@ -28,6 +28,7 @@ from metarl_agents.run.directory import (
 from metarl_agents.run.monitor import check_evaluations
 from metarl_agents.run.session import Session
 from metarl_agents.run.signals import handled_signals
+from metarl_agents.run.tracker import open_tracker, wandb_identity
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def train(
     threads: int = 1,
     actors: int = 0,
     command: str = "",
+    logger: str = "tensorboard",
 ) -> RunResult:
     """Trains an agent on a family and writes a run directory.
 
@@ -91,14 +93,17 @@ def train(
         actors: number of processes of Ray that share the iterations, on this machine or in the cluster of
             the variable RAY_ADDRESS; 0 for none. The run is the same, bit for bit.
         command: command to record in `config.json`; by default that of the process.
+        logger: "tensorboard", or "wandb" to send the TensorBoard events to Weights & Biases too; this
+            needs the extra `metarl-agents[wandb]`. The run keeps the choice when it is resumed.
 
     Returns:
         The result. After SIGINT or SIGTERM, the current iteration is finished and saved, and
         `finished` is false; a second signal stops at the previous checkpoint.
 
     Raises:
-        ConfigError: for unknown names or values out of range, or when there is no work for so many actors.
-        RunError: when the directory is not empty.
+        ConfigError: for unknown names or values out of range, if there is no work for so many actors, or if
+            wandb is chosen but not installed.
+        RunError: when the directory is not empty, or wandb does not start.
         ValueError: for an unknown family.
     """
     overriding: dict[str, Any] = {} if config_file is None else read_config(config_file)
@@ -127,6 +132,7 @@ def train(
         # Without the folder of the program, which has no meaning on another machine.
         "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "config": config.to_dict(),
+        **wandb_identity(logger),
     }
 
     def write_directory() -> None:
@@ -147,7 +153,8 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     continues with PyTorch's default.
 
     Raises:
-        RunError: when the directory is not a run.
+        ConfigError: if the run is recorded by wandb and wandb is not installed.
+        RunError: when the directory is not a run, or wandb does not start.
         CheckpointError: when the newest checkpoint is damaged.
     """
     folder = Path(run_dir)
@@ -189,6 +196,15 @@ def _run(
             prepare()
             session = Session(folder, description, parts, signals=signals, progress=progress, pool=pool)
             nothing_left = session.nothing_left
+            # A finished run would be a wandb run without content.
+            if not nothing_left:
+                try:
+                    tracker = open_tracker(folder, description)
+                except BaseException:
+                    session.shown.stop()
+                    raise
+                if tracker is not None:
+                    session.logger.track(tracker)
             session.run(products, note)
         finally:
             parts.env.close()
