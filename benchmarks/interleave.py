@@ -100,7 +100,7 @@ def report(
     content: dict[str, Any] = {
         "title": title,
         "unit": unit,
-        "medians": {name: round(rates.median(name), 1) for name in rates.rounds},
+        "medians": {name: float(f"{rates.median(name):.5g}") for name in rates.rounds},
         "figures": {name: round(value, 3) for name, value in (figures or {}).items()},
         "checks": [{"what": c.what, "value": round(c.value, 3), "required": c.required} for c in checks],
         "machine": {"platform": platform.platform(), "processor": processor()},

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any
 
+import ray
 import torch
 from interleave import Variant, interleave, report
 
@@ -67,6 +68,7 @@ def name(actors: int) -> str:
 
 def main() -> int:
     """Measures and calculates."""
+    ray.init(num_cpus=sum(ACTORS), include_dashboard=False, log_to_driver=False)
     pools = {count: TimedPool(count) for count in ACTORS}
     parts = {0: parts_of(None)} | {count: parts_of(pool) for count, pool in pools.items()}
     with torch_threads(1):
@@ -102,6 +104,7 @@ def main() -> int:
     for count, pool in pools.items():
         parts[count].env.close()
         pool.close()
+    ray.shutdown()
     return 0 if report("One run over several processes", "iterations per second", rates, [], figures) else 1
 
 

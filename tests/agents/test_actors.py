@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -70,12 +69,12 @@ def parts_of(agent, pool=None, env_id=HOPPER, **overrides):
     return assemble(agent, env_id, config, seed=3, device=torch.device("cpu"), threads=1, pool=pool)
 
 
-def iterate(parts, before_update=lambda: None):
-    """Everything that two iterations decide: statistics and losses, and the state at their end."""
+def iterate(parts, iterations=2, before_update=lambda: None):
+    """Everything that iterations decide: statistics and losses, and the state at their end."""
     seen = []
     if agent_learns_from_replay := parts.buffer is not None:
         seen.append(parts.collector.collect_initial())
-    for _ in range(2):
+    for _ in range(iterations):
         seen.append(parts.collector.collect(n_step=1))
         before_update()
         if not agent_learns_from_replay:
@@ -131,29 +130,29 @@ def kill(pool, number):
 @pytest.mark.process
 @pytest.mark.parametrize("agent", ["maml", "pearl"])
 def test_a_lost_actor_is_replaced_and_its_part_repeated(agent, cluster):
-    """Both actors die after the rollouts of an iteration; of MAML also one amid an update."""
+    """After the rollouts of an iteration, before their use; of MAML also amid an update."""
+    iterations = 1 if agent == "maml" else 2
     parts = parts_of(agent, env_id=POINT)
-    expected = iterate(parts)
+    expected = iterate(parts, iterations)
     parts.env.close()
-    pool, messages, killed = RayPool(2), [], iter((0, 1, 0))
+    pool, messages = RayPool(2), []
     pool.on_loss = messages.append
     parts = parts_of(agent, pool, env_id=POINT)
-    if agent == "maml":
-        prepare = type(parts.algorithm).on_pieces
+    each = pool.each
 
-        def on_pieces(self, work, *arguments, keep=False):
-            if work == "curvature_product" and not messages[1:]:
-                kill(pool, 1)
-            return prepare(self, work, *arguments, keep=keep)
+    def each_with_a_loss(method, calls, *, keep=False):
+        if calls[0][0] == "curvature_product" and len(messages) == 1:
+            kill(pool, 1)
+        return each(method, calls, keep=keep)
 
-        parts.algorithm.on_pieces = on_pieces.__get__(parts.algorithm)
-    assert_same(expected, iterate(parts, before_update=lambda: kill(pool, next(killed))))
+    pool.each = each_with_a_loss
+    killed = iter((0,))
+    found = iterate(parts, iterations, before_update=lambda: [kill(pool, number) for number in killed])
+    assert_same(expected, found)
     pool.close()
     assert ray.is_initialized()  # it was there before
-    assert len(messages) >= (3 if agent == "maml" else 1)
-    assert all(
-        re.fullmatch(r"actor [01] was lost; its part of the iteration is repeated", m) for m in messages
-    )
+    lost = [0, 1] if agent == "maml" else [0]
+    assert messages == [f"actor {number} was lost; its part of the iteration is repeated" for number in lost]
     assert pool.cpu_seconds() > 0
     assert min(pool.bytes_sent, pool.bytes_received) > 1000
     parts.env.close()
@@ -231,6 +230,12 @@ def test_what_cannot_be_divided_is_refused_before_anything_is_written(tmp_path, 
         assert not (tmp_path / "x").exists()
     with pytest.raises(ConfigError, match="actors compute on CPUs"):
         tiny(tmp_path / "x", device="meta", actors=2)
+
+
+@pytest.mark.process
+def test_too_many_actors_for_the_cluster_are_refused_instead_of_waited_for(cluster):
+    with pytest.raises(ConfigError, match="5 actors with 1 thread each need 5 cores, but Ray has 4"):
+        parts_of("pearl", RayPool(5), env_id=POINT)
 
 
 def test_tensors_travel_as_arrays():
