@@ -124,12 +124,10 @@ class RayPool:
             # A local Ray has as many cores as there are actors, even if the machine has fewer.
             local = None if "RAY_ADDRESS" in os.environ else self.count * threads
             self.ray.init(num_cpus=local, include_dashboard=False, log_to_driver=False)
-        cores = self.ray.cluster_resources().get("CPU", 0)
-        if cores < self.count * threads:
-            raise ConfigError(
-                f"{self.count} actors with {threads} thread{'s' * (threads > 1)} each need {self.count * threads} "
-                f"cores, but Ray has {cores:.0f}"
-            )
+        cores, needed = self.ray.cluster_resources().get("CPU", 0), self.count * threads
+        if cores < needed:
+            each = f"{threads} thread{'s' * (threads > 1)} each"
+            raise ConfigError(f"{self.count} actors with {each} need {needed} cores, but Ray has {cores:.0f}")
         self.remote = self.ray.remote(num_cpus=threads, max_restarts=0)(Actor)
         self.options = [
             {**common, "share": share, "simulations": number}
