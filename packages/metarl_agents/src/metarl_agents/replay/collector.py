@@ -215,7 +215,10 @@ class MetaCollector(TaskCollector):
             staged["terminated"][step] = terminated_N
             staged["truncated"][step] = truncated_N
             for key in self.task_buffer.info_keys:
-                staged[key][step] = infos[key]
+                if key in policy.column_names:
+                    staged[key][step, :count] = policy.columns[key].cpu().numpy()
+                else:
+                    staged[key][step] = infos[key]
             lengths_N += active_N
             active_N = active_N & ~(terminated_N | truncated_N)
             if not active_N.any():
