@@ -1,7 +1,7 @@
 """Simple PyTorch implementations of the multi-task agents' updates, the reference for the speed of ours.
 
-The same mathematics and weights as in `metarl_agents.algorithms`, written as one would from the papers: states
-are repeated once per action sample and concatenated with actions and task, distributions are those of
+The same mathematics and weights as in `metarl_agents.algorithms`, written as one would from the papers:
+states are repeated once per action sample and concatenated with actions and task, distributions are those of
 `torch.distributions`, target networks are copied by `load_state_dict`.
 """
 

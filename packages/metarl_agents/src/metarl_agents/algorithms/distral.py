@@ -30,6 +30,8 @@ class DistralConfig(SVG0Config):
 
     kl_cost: float = 0.01
 
+    may_be_zero: ClassVar[tuple[str, ...]] = (*SVG0Config.may_be_zero, "kl_cost")
+
 
 class Distral(SVG0):
     """DISTRAL on SVG(0) with Retrace; see the module for the source."""

@@ -26,6 +26,8 @@ class MPODistralConfig(MPOConfig):
 
     kl_cost: float = 0.01
 
+    may_be_zero: ClassVar[tuple[str, ...]] = (*MPOConfig.may_be_zero, "kl_cost")
+
 
 class MPODistral(MPO):
     """MPO with a behaviour prior; see the module for the source."""
