@@ -49,9 +49,11 @@ class IWPLConfig(MultiTaskConfig):
         acting_samples: actions of the prior from which one is chosen in acting.
         soft_value: "consistent" or "literal" (eq. 10 as printed), see the module.
         kl_bound: epsilon of eq. 8, in nats.
-        bound_scope: "sum" if the bound is on the sum over training tasks, as in eq. 8; "task" if it is on
-        each. initial_temperature: alpha before training. temperature: "dual" if alpha follows the bound, or
-        "fixed". dual_learning_rate: Adam's step size for alpha.
+        bound_scope: "sum" if the bound is on the sum over training tasks, as in eq. 8; "task" if it is
+            on each task.
+        initial_temperature: alpha before training.
+        temperature: "dual" if alpha follows the bound, or "fixed".
+        dual_learning_rate: Adam's step size for alpha.
     """
 
     action_samples: int = 64
