@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ import metarl_envs
 from metarl_agents.algorithms.pearl import PEARLConfig
 from metarl_agents.common.config import ConfigError, parse_overrides
 from metarl_agents.registry import AGENTS, PresetWarning, find_agent
+from metarl_agents.run.config_text import describe_config
 
 
 def test_overrides_are_typed_by_the_dataclass():
@@ -71,7 +73,8 @@ def test_every_preset_table_loads(agent):
     assert {"paper", "fast"} <= set(tables)
     for preset, environments in tables.items():
         for env_id in environments:
-            find_agent(agent).config(env_id, preset)
+            config = find_agent(agent).config(env_id, preset)
+            assert tomllib.loads(describe_config(config)) == config.to_dict()
 
 
 def test_paper_values_are_the_papers():
