@@ -44,10 +44,10 @@ class TrainingTasks(nn.Module):
         self.inputs_KD: Tensor
         self.register_buffer("inputs_KD", torch.from_numpy(inputs_KD.astype(np.float32)), persistent=False)
         vectors_KP = np.stack(list(parameters.values()), 1)[: self.count] if parameters else np.zeros((0, 0))
-        # Observations contain task parameters in float32. The first of equal tasks has the index.
-        self.known = {
-            vector.astype(np.float32).tobytes(): k for k, vector in reversed([*enumerate(vectors_KP)])
-        }
+        # Observations contain task parameters in float32. Of equal tasks, the first one counts.
+        self.known: dict[bytes, int] = {}
+        for k, vector in enumerate(vectors_KP.astype(np.float32)):
+            self.known.setdefault(vector.tobytes(), k)
         self.parameters_size = vectors_KP.shape[1]
 
     @property
