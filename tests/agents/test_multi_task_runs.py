@@ -92,14 +92,18 @@ def test_a_descriptor_replaces_the_id(tmp_path):
 
 
 def test_a_part_of_the_training_tasks(tmp_path):
-    folder = tiny(tmp_path / "run", "svg0", "train_tasks=2", steps=2 * 20 + 180)
+    folder = tiny(tmp_path / "run", "svg0", "train_tasks=1,0", steps=2 * 20 + 180)
     record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert record["env_steps"] == 2 * 20 + 180
     split = {"split": "train", "references": False}
     assert evaluate_run(folder, num_tasks=2, **split)
     with pytest.raises(ValueError, match="can act on its 2 training tasks only, and task 2 "):
         evaluate_run(folder, num_tasks=3, **split)
-    with pytest.raises(ConfigError, match="train_tasks must be at most 80, not 81"):
-        tiny(tmp_path / "other", "svg0", "train_tasks=81")
+    vectors = [task.vector for task in metarl_envs.family(ENV).tasks("train")[:2]]
+    assert load_agent(folder).policy.tasks.index(np.array(vectors, np.float32)).tolist() == [1, 0]
+    with pytest.raises(ConfigError, match="train_tasks must be below 80, the number of tasks, not 80"):
+        tiny(tmp_path / "other", "svg0", "train_tasks=3,80")
+    with pytest.raises(ConfigError, match="train_tasks must be different tasks"):
+        tiny(tmp_path / "twice", "svg0", "train_tasks=3,3")
     with pytest.raises(ConfigError, match="min_std, initial_std and max_std must increase"):
         tiny(tmp_path / "another", "svg0", "min_std=0.9")

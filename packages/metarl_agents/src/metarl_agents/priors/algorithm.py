@@ -131,7 +131,7 @@ class MultiTaskAlgorithm(MetaOffPolicyAlgorithm[MultiTaskPolicy]):
     def replay_buffer(cls, config: Any, context: Context) -> TaskReplayBuffer:
         """An empty buffer with a column for the log-densities of actions."""
         return TaskReplayBuffer(
-            config.train_tasks or context.num_tasks,
+            len(config.train_tasks) or context.num_tasks,
             config.capacity_per_task,
             context.observations,
             context.actions,
@@ -150,7 +150,7 @@ class MultiTaskAlgorithm(MetaOffPolicyAlgorithm[MultiTaskPolicy]):
         buffer: TaskReplayBuffer,
     ) -> MetaCollector:
         """A collector of the training tasks that the configuration selects."""
-        chosen = tasks[: config.train_tasks or None]
+        chosen = [tasks[k] for k in self.policy.tasks.chosen]
         return super().collector(
             config, env, tasks=chosen, horizon=horizon, generator=generator, buffer=buffer
         )

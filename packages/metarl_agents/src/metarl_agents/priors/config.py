@@ -30,7 +30,7 @@ class MultiTaskConfig(ReplayConfig):
             share, and a weight vector of the task.
         descriptor: names of the task parameters that policy and critic receive, scaled to [-1, 1];
             none: they receive the task's one-hot id.
-        train_tasks: number of training tasks, from the first on; 0 for all.
+        train_tasks: indices of the training tasks to train on; none: all.
         act: what acts in an evaluation: "policy" (training tasks only), or "prior", the behaviour prior,
             which can act on any task.
     """
@@ -55,7 +55,7 @@ class MultiTaskConfig(ReplayConfig):
     max_std: float = 1.3
     shared_q: bool = False
     descriptor: tuple[str, ...] = ()
-    train_tasks: int = 0
+    train_tasks: tuple[int, ...] = ()
     act: str = "policy"
 
     may_be_zero: ClassVar[tuple[str, ...]] = (*ReplayConfig.may_be_zero, "shared_q", "train_tasks")
@@ -69,6 +69,8 @@ class MultiTaskConfig(ReplayConfig):
                 "min_std, initial_std and max_std must increase, not "
                 f"{self.min_std}, {self.initial_std}, {self.max_std}"
             )
+        if len(set(self.train_tasks)) < len(self.train_tasks):
+            raise ConfigError(f"train_tasks must be different tasks, not {self.train_tasks}")
         for name in ("hidden", "critic_hidden"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} must have at least one layer")

@@ -20,30 +20,34 @@ class TrainingTasks(nn.Module):
     Args:
         context: spaces and task parameters.
         descriptor: names of the parameters that are the input; none: the input is the one-hot id.
-        count: number of training tasks, from the first on; 0 for all.
+        chosen: indices of the tasks that are trained on; none: all.
 
     Raises:
-        ConfigError: for an unknown parameter, or more tasks than there are.
+        ConfigError: for an unknown parameter or task.
     """
 
-    def __init__(self, context: Context, descriptor: Sequence[str], count: int) -> None:
+    def __init__(self, context: Context, descriptor: Sequence[str], chosen: Sequence[int]) -> None:
         super().__init__()
-        if count > context.num_tasks:
-            raise ConfigError(f"train_tasks must be at most {context.num_tasks}, not {count}")
-        self.count = count or context.num_tasks
-        parameters = context.task_parameters
+        if chosen and max(chosen) >= context.num_tasks:
+            raise ConfigError(
+                f"train_tasks must be below {context.num_tasks}, the number of tasks, not {max(chosen)}"
+            )
+        self.chosen = tuple(chosen) or tuple(range(context.num_tasks))
+        self.count = len(self.chosen)
+        rows = list(self.chosen)
+        parameters = {name: values[rows] for name, values in context.task_parameters.items()}
         columns = []
         for name in descriptor:
             if name not in parameters:
                 raise ConfigError(unknown("task parameter of descriptor", name, parameters))
             place = list(parameters).index(name)
             low, high = context.task_space.low[place], context.task_space.high[place]
-            columns.append(2.0 * (parameters[name][: self.count] - low) / (high - low) - 1.0)
+            columns.append(2.0 * (parameters[name] - low) / (high - low) - 1.0)
         inputs_KD = np.stack(columns, 1) if columns else np.eye(self.count)
         # Not part of the checkpoint: it follows from the family and the configuration.
         self.inputs_KD: Tensor
         self.register_buffer("inputs_KD", torch.from_numpy(inputs_KD.astype(np.float32)), persistent=False)
-        vectors_KP = np.stack(list(parameters.values()), 1)[: self.count] if parameters else np.zeros((0, 0))
+        vectors_KP = np.stack(list(parameters.values()), 1) if parameters else np.zeros((0, 0))
         # Observations contain task parameters in float32. Of equal tasks, the first one counts.
         self.known: dict[bytes, int] = {}
         for k, vector in enumerate(vectors_KP.astype(np.float32)):
