@@ -297,6 +297,12 @@ def test_stored_densities_are_those_of_the_acting_policy(name):
     networks = policy.networks
     acting = networks.prior(obs) if networks.actor is None else networks.actor(obs, policy.task_RD)
     torch.testing.assert_close(policy.columns["log_mu"], acting.log_prob(actions).detach())
+    # A copy in another process, prepared in the same way, does the same.
+    other = make(name, double=False).policy
+    other.prepare(policy.prepared(), 3)
+    other.generator.set_state(policy.generator.get_state())
+    again = [p.act(obs, None, deterministic=False) for p in (policy, other)]
+    assert torch.equal(*again)
     with pytest.raises(ValueError, match="must be 'task', not 'posterior'"):
         policy.begin_rollouts(np.array([2]), "posterior", None)
 

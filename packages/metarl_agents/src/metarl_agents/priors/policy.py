@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +70,14 @@ class MultiTaskPolicy(MetaPolicy):
     def begin_tasks(self, tasks_R: NDArray[Any]) -> None:
         """Stores the task of each row of observations."""
         self.task_RD = self.tasks(tasks_R)
+
+    def prepared(self) -> dict[str, Any]:
+        """What `begin_rollouts` has decided, for another process with the same weights and generator."""
+        return {"task_RD": self.task_RD}
+
+    def prepare(self, decided: Mapping[str, Any], count: int) -> None:
+        """Prepares `count` rollouts as in the process that `prepared` is from."""
+        self.task_RD = decided["task_RD"].to(self.generator.device)
 
     @torch.no_grad()
     def act(self, observations_RO: Tensor, rows: NDArray[Any] | None, *, deterministic: bool) -> Tensor:
