@@ -1,11 +1,10 @@
-"""DISTRAL on SVG(0): a behaviour prior of all training tasks regularises the policy, and is distilled from
-it.
+"""DISTRAL on SVG(0): a behaviour prior, distilled from the policies of all tasks, regularises them.
 
 Teh et al. 2017 (arXiv:1707.04175) for continuous actions as in Galashov et al. 2020 (arXiv:2009.04875, eqs. 1
 to 3), on top of SVG(0) with Retrace, of which it is an extension by definition. The prior sees the
 observation only (Galashov et al. 2019, arXiv:1905.01240), so it learns what tasks have in common and can act
-on any task. With `shared_q`, the critic is a product of shared features and a weight vector of the task (eq.
-12): this is the agent that the paper pre-trains for adaptation.
+on any task. With `shared_q`, the critic is a product of shared features and a weight vector of the task
+(eq. 12): this is the agent that the paper pre-trains for adaptation.
 """
 
 from dataclasses import dataclass
