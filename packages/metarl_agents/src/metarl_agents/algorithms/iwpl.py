@@ -8,8 +8,8 @@ belongs to the bound of eq. 8 on the KL divergence of the weights from the prior
 
 Decisions where the paper is silent or cannot be meant literally:
 
-- Eq. 10 divides the probability of a sample by a density. By default (`soft_value`, "consistent"), weights are
-  compared with equal weights, which are those of samples of the prior; the value then converges to eq. 3.
+- Eq. 10 divides the probability of a sample by a density. By default (`soft_value`, "consistent"), weights
+  are compared with equal weights, which are those of samples of the prior; the value converges to eq. 3.
 - The divergence of K weights from equal weights is at most log K, and the paper's bounds are 30 to 100. Eq. 8
   sums over tasks, so the bound of a state is the paper's divided by the number of tasks (`bound_scope`).
 """
