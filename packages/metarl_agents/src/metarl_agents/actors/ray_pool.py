@@ -6,6 +6,7 @@ processes of a run, and nothing of that is stored.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,7 +124,9 @@ class RayPool:
         if self.own_ray:
             # A local Ray has as many cores as there are actors, even if the machine has fewer.
             local = None if "RAY_ADDRESS" in os.environ else self.count * threads
-            self.ray.init(num_cpus=local, include_dashboard=False, log_to_driver=False)
+            self.ray.init(
+                num_cpus=local, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+            )
         cores, needed = self.ray.cluster_resources().get("CPU", 0), self.count * threads
         if cores < needed:
             each = f"{threads} thread{'s' * (threads > 1)} each"
