@@ -28,6 +28,7 @@ FLOORS = {
     "metarl_agents": (
         {"common", "networks"},
         {"replay", "trials"},
+        {"priors"},
         {"algorithms", "registry"},
         {"actors"},
         {"run"},

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ import metarl_envs
 from metarl_agents.algorithms.pearl import PEARLConfig
 from metarl_agents.common.config import ConfigError, parse_overrides
 from metarl_agents.registry import AGENTS, PresetWarning, find_agent
+from metarl_agents.run.config_text import describe_config
 
 
 def test_overrides_are_typed_by_the_dataclass():
@@ -71,7 +73,8 @@ def test_every_preset_table_loads(agent):
     assert {"paper", "fast"} <= set(tables)
     for preset, environments in tables.items():
         for env_id in environments:
-            find_agent(agent).config(env_id, preset)
+            config = find_agent(agent).config(env_id, preset)
+            assert tomllib.loads(describe_config(config)) == config.to_dict()
 
 
 def test_paper_values_are_the_papers():
@@ -211,12 +214,13 @@ def test_precedence_and_unknown_names():
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_preset_without_values_for_a_family_says_so(agent):
     for preset, environments in find_agent(agent).preset_tables().items():
+        other = next(i for i in metarl_envs.registered_ids() if i not in environments)
         with pytest.warns(PresetWarning) as caught:
-            find_agent(agent).config("MetaQuadruped-GoToRing-v0", preset)
+            find_agent(agent).config(other, preset)
         (warning,) = caught
         assert str(warning.message) == (
-            f"the preset {preset!r} of {agent} has no values for MetaQuadruped-GoToRing-v0; its default "
-            "values are used, which were not chosen for this family"
+            f"the preset {preset!r} of {agent} has no values for {other}; its default values are used, which "
+            "were not chosen for this family"
         )
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from metarl_agents import resume
 from metarl_agents.common import matrix_products
-from metarl_agents.common.config import ConfigError, OffPolicyConfig
+from metarl_agents.common.config import ConfigError, ReplayConfig
 from metarl_agents.common.matrix_products import choose_products, products_by, reason_against_onednn
 from metarl_agents.run import train
 from metarl_agents.run.assembly import Assembly
@@ -131,7 +131,7 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
     assert seen["acting"] == {"none"}
     assert "bf16" in seen["learning"]
     # Agents that learn from trials also take gradients where they adapt, which is part of acting.
-    if isinstance(read_description(tmp_path / "run")[1], OffPolicyConfig):
+    if isinstance(read_description(tmp_path / "run")[1], ReplayConfig):
         assert seen["learning"] == {"bf16"}
     assert SETTING.fp32_precision == "none"
 

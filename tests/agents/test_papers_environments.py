@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_run import OVERRIDES
 
-from metarl_agents.common.config import OffPolicyConfig
+from metarl_agents.common.config import ReplayConfig
 from metarl_agents.registry import AGENTS, find_agent
 
 # A table of the preset `paper` names an environment of the paper; "default" does not.
@@ -22,6 +22,7 @@ CASES = [
     if env_id != "default" and not env_id.startswith("MetaPoint")
 ]
 # Of paper-sized runs, only the sizes are cut down; the rest is the preset's.
+MULTI_TASK = ("svg0", "distral", "mpo", "mpo_distral", "iwpl")
 REPLACED = ("initial_steps", "capacity_per_task", "num_simulations", "context_batch")
 SMALL = {
     agent: [text for text in overrides if text.split("=")[0] not in REPLACED]
@@ -38,7 +39,7 @@ def metarl(*arguments):
 def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(agent, env_id, tmp_path):
     run_dir = tmp_path / "run"
     changes = SMALL[agent]
-    if issubclass(find_agent(agent).load().config_class, OffPolicyConfig):
+    if issubclass(find_agent(agent).load().config_class, ReplayConfig):
         changes = [*changes, "initial_steps=50", "capacity_per_task=2000", "num_simulations=20"]
     options = [part for text in changes for part in ("--set", text)]
     steps = 90_000
@@ -67,6 +68,9 @@ def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(a
             2,
             "--protocol",
             "mql" if agent in ("td3_context", "mql") else "pearl",
+            # Agents that receive the id of a training task act on these only.
+            "--split",
+            "train" if agent in MULTI_TASK else "test",
         ),
         ("plot", run_dir, "--out", tmp_path),
     ):

@@ -49,6 +49,12 @@ TINY_RL2 = [
     "tasks_per_iteration=3", "episodes_per_task=2", "episodes_per_trial=3", "recurrent_size=8",
     "checkpoint_every=3",
 ]  # fmt: skip
+# Four or five updates in each iteration; the networks are copied every fourth.
+TINY_MULTI_TASK = [
+    "tasks_per_iteration=3", "batch_size=8", "hidden=16,8", "critic_hidden=16,8", "num_simulations=8",
+    "capacity_per_task=100", "checkpoint_every=3", "chunk_length=5", "learner_use=1", "action_samples=2",
+    "target_period=4", "initial_steps=20", "steps_per_task=60",
+]  # fmt: skip
 # Eighteen episodes in each iteration, in all of these.
 TINY_TRIALS = ["tasks_per_iteration=3", "hidden=16", "checkpoint_every=3"]
 TINY_MAML = [*TINY_TRIALS, "episodes_per_task=3", "inner_steps=1", "curvature_fraction=0.5"]
@@ -65,6 +71,11 @@ OVERRIDES = {
     "td3": TINY_TD3,
     "td3_context": TINY_CONTEXT,
     "mql": TINY_MQL,
+    "svg0": TINY_MULTI_TASK,
+    "distral": [*TINY_MULTI_TASK, "shared_q=true"],
+    "mpo": TINY_MULTI_TASK,
+    "mpo_distral": TINY_MULTI_TASK,
+    "iwpl": [*TINY_MULTI_TASK, "acting_samples=3"],
     "oracle": [*TINY_ORACLE, "steps_per_task=60"],
     "maml": TINY_MAML,
     "promp": TINY_PROMP,

@@ -184,6 +184,36 @@ AGENTS: dict[str, AgentEntry] = {
             reference="Duan et al. 2016, arXiv:1611.02779",
         ),
         AgentEntry(
+            name="svg0",
+            class_path="metarl_agents.algorithms.svg0:SVG0",
+            title="Multi-task SVG(0) with Retrace; policy and critic receive the id of the training task",
+            reference="Heess et al. 2015, arXiv:1510.09142",
+        ),
+        AgentEntry(
+            name="distral",
+            class_path="metarl_agents.algorithms.distral:Distral",
+            title="SVG(0) with Retrace, regularised by a behaviour prior distilled from all tasks",
+            reference="Teh et al. 2017, arXiv:1707.04175",
+        ),
+        AgentEntry(
+            name="mpo",
+            class_path="metarl_agents.algorithms.mpo:MPO",
+            title="Multi-task MPO with Retrace; policy and critic receive the id of the training task",
+            reference="Abdolmaleki et al. 2018, arXiv:1806.06920",
+        ),
+        AgentEntry(
+            name="mpo_distral",
+            class_path="metarl_agents.algorithms.mpo_distral:MPODistral",
+            title="MPO with Retrace, regularised by a behaviour prior distilled from all tasks",
+            reference="Galashov et al. 2020, arXiv:2009.04875",
+        ),
+        AgentEntry(
+            name="iwpl",
+            class_path="metarl_agents.algorithms.iwpl:IWPL",
+            title="Importance-weighted samples of a behaviour prior instead of a policy",
+            reference="Galashov et al. 2020, arXiv:2009.04875",
+        ),
+        AgentEntry(
             name="oracle",
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic with the task in the observation",

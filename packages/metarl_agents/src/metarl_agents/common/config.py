@@ -124,31 +124,25 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class OffPolicyConfig(RunConfig):
-    """Settings of all off-policy agents: collection, replay buffer and updates.
+class ReplayConfig(RunConfig):
+    """Settings of all off-policy agents: collection and replay buffer.
 
     Attributes:
         initial_steps: steps collected on each training task before the first update.
         tasks_per_iteration: tasks visited per iteration, drawn uniformly with replacement.
-        updates_per_iteration: gradient steps per iteration.
         batch_size: transitions per gradient step, or per task if a gradient step draws tasks.
         num_simulations: simulations that are stepped together during collection.
         capacity_per_task: maximum number of stored transitions per task.
         training_reward: "reward", or the info key that replaces the reward in the losses. Encoder
             inputs and reported returns always use the environment's reward.
-        tau: step size of the Polyak averaging of target networks.
     """
 
     initial_steps: int = 2000
     tasks_per_iteration: int = 5
-    updates_per_iteration: int = 2000
     batch_size: int = 256
     num_simulations: int = 32
     capacity_per_task: int = 100_000
     training_reward: str = "reward"
-    tau: float = 0.005
-
-    fractions: ClassVar[tuple[str, ...]] = (*RunConfig.fractions, "tau")
 
     @property
     def simulations(self) -> int:
@@ -159,6 +153,19 @@ class OffPolicyConfig(RunConfig):
     def info_keys(self) -> tuple[str, ...]:
         """See `RunConfig.info_keys`."""
         return () if self.training_reward == "reward" else (self.training_reward,)
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig(ReplayConfig):
+    """Settings of off-policy agents with a fixed number of updates per iteration.
+
+    Attributes:
+        updates_per_iteration: gradient steps per iteration.
+        tau: step size of the Polyak averaging of target networks.
+    """
+
+    updates_per_iteration: int = 2000
+    tau: float = 0.005
 
 
 @dataclass(frozen=True)

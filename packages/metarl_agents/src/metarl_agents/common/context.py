@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
 import torch
 from gymnasium.spaces import Box
+from numpy.typing import NDArray
 
 from metarl_agents.common.seeding import torch_stream
 
@@ -22,6 +25,8 @@ class Context:
         task_space: box of the task parameters.
         seed: the run's seed, which determines weights and noise.
         device: device of the networks.
+        task_parameters: values (K,) of each task parameter of the training tasks, by name, for agents
+            that tell these tasks apart.
     """
 
     observation_space: Box
@@ -30,6 +35,7 @@ class Context:
     task_space: Box
     seed: int
     device: torch.device
+    task_parameters: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, env: Any, *, seed: int, device: torch.device) -> Self:
@@ -40,13 +46,16 @@ class Context:
             seed: the run's seed.
             device: device of the networks.
         """
+        tasks = env.family.tasks("train")
+        vectors_KP = np.stack([task.vector for task in tasks])
         return cls(
             observation_space=env.single_observation_space,
             action_space=env.single_action_space,
-            num_tasks=len(env.family.tasks("train")),
+            num_tasks=len(tasks),
             task_space=env.family.task_space,
             seed=seed,
             device=device,
+            task_parameters=dict(zip(env.family.parameter_names, vectors_KP.T, strict=True)),
         )
 
     @property

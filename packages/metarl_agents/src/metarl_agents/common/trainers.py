@@ -47,6 +47,8 @@ class MetaOffPolicyTrainer(OffPolicyTrainer):
         with products_by(self.products):
             wanted = algorithm.gradient_steps(params.training_collector.buffer, collect_stats)
             algorithm.begin_updates()
+            if wanted == 0:
+                return MetaTrainingStats()
             try:
                 if wanted is not None:
                     params.update_step_num_gradient_steps_per_sample = wanted / collected

@@ -68,7 +68,7 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
         """What is collected in an iteration, and before the first."""
 
     def gradient_steps(self, buffer: TaskReplayBuffer, collected: CollectStats) -> int | None:
-        """Number of gradient steps after a collection; None: the trainer's steps per sample apply."""
+        """Gradient steps after a collection, or 0; None: the trainer's steps per sample apply."""
         return None
 
     def begin_updates(self) -> None:
@@ -181,7 +181,7 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
                 env,
                 simulations=config.num_simulations,
                 horizon=horizon,
-                info_keys=config.info_keys,
+                info_keys=(*config.info_keys, *self.policy.column_names),
                 rows=share,
             )
         )

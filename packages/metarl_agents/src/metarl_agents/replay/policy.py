@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metarl_agents.common.policy import BatchPolicy
 from metarl_agents.common.seeding import torch_stream
@@ -23,6 +24,10 @@ class MetaPolicy(BatchPolicy):
     `begin_rollouts` starts rollouts and sets the task information of each one. `act` then advances
     all of them together.
     """
+
+    #: Further columns (R,) of the replay buffer, which `act` leaves in `columns` for the step it chose.
+    column_names: ClassVar[tuple[str, ...]] = ()
+    columns: Mapping[str, Tensor]
 
     @abstractmethod
     def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:

@@ -50,7 +50,7 @@ class Rollouts:
         env: adapter over the simulations of this process, in autoreset mode DISABLED.
         simulations: number N of the simulations of all processes.
         horizon: time limit of an episode in steps.
-        info_keys: infos to store.
+        info_keys: infos to store, and columns of the policy.
         rows: the simulations of this process; all by default.
     """
 
@@ -96,7 +96,10 @@ class Rollouts:
             staged["terminated"][step, rows] = terminated
             staged["truncated"][step, rows] = truncated
             for key in self.info_keys:
-                staged[key][step, rows] = infos[key]
+                if key in policy.column_names:
+                    staged[key][step, :count] = policy.columns[key].cpu().numpy()
+                else:
+                    staged[key][step, rows] = infos[key]
             lengths += active
             active = active & ~(terminated | truncated)
             if not active.any():
