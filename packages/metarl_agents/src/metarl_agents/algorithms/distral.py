@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metarl_agents.algorithms.svg0 import SVG0, SVG0Config
 from metarl_agents.priors.algorithm import ChunkBatch
-from metarl_agents.priors.samples import AFTER, BEFORE, at, detached
+from metarl_agents.priors.samples import AFTER, BEFORE, at
 from metarl_agents.priors.values import valid_mean
 
 
@@ -63,7 +63,7 @@ class Distral(SVG0):
 
         # Distillation, eq. 2: KL(pi(.|s, i) || pi0(.|s)) as a function of pi0 alone.
         prior = networks.prior(data.obs[:, BEFORE])
-        prior_loss = valid_mean(prior.kl_from(detached(acting)), data.valid)
+        prior_loss = valid_mean(prior.kl_from(acting.detach()), data.valid)
         self.prior_optim.step(prior_loss)
         return {
             "value_error": critic_loss,

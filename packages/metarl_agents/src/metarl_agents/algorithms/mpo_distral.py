@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl_agents.algorithms.mpo import MPO, MPOConfig
 from metarl_agents.priors.algorithm import ChunkBatch
-from metarl_agents.priors.samples import AFTER, BEFORE, at, detached
+from metarl_agents.priors.samples import AFTER, BEFORE, at
 from metarl_agents.priors.values import valid_mean
 
 
@@ -61,7 +61,7 @@ class MPODistral(MPO):
 
         # Distillation, eq. 2: KL(pi(.|s, i) || pi0(.|s)) as a function of pi0 alone.
         prior = networks.prior(data.obs[:, BEFORE])
-        prior_loss = valid_mean(prior.kl_from(detached(policy)), data.valid)
+        prior_loss = valid_mean(prior.kl_from(policy.detach()), data.valid)
         self.prior_optim.step(prior_loss)
         result = self.report(data, estep, policy, step)
         self.duals_step(estep.dual_loss + multiplier_loss)

@@ -26,8 +26,3 @@ def samples(distribution: Gaussian, noise_BSKA: Tensor) -> Tensor:
 def log_prob(distribution: Gaussian, action_BSKA: Tensor) -> Tensor:
     """Log-densities (B, S, K) of several actions in each state."""
     return Gaussian(distribution.mean[:, :, None], distribution.log_std[:, :, None]).log_prob(action_BSKA)
-
-
-def detached(distribution: Gaussian) -> Gaussian:
-    """The distribution without its graph."""
-    return Gaussian(distribution.mean.detach(), distribution.log_std.detach())
