@@ -14,7 +14,7 @@ from metarl_agents.common.context import Context
 from metarl_agents.common.vector_adapter import GymVectorEnvAdapter
 from metarl_agents.networks.functional import Gaussian
 from metarl_agents.trials.episodes import Episodes
-from metarl_agents.trials.recurrent import Trials, trial_sequences
+from metarl_agents.trials.recurrent import TrialSequences, trial_sequences
 from metarl_envs import evaluation
 
 TASKS, ROLLOUTS, EPISODES = 2, 3, 3
@@ -185,7 +185,7 @@ def test_loss_and_gradient_against_a_plain_loop_in_double_precision(cell, bptt_l
 
     lengths = torch.tensor([8, 5, 1, 7])
     valid = (torch.arange(steps)[:, None] < lengths).double()
-    trials = Trials(
+    trials = TrialSequences(
         normal(steps, rows, OBS + ACT + 2), normal(steps, rows, ACT), normal(steps, rows), valid / valid.sum()
     )
     old = Gaussian(0.3 * normal(steps, rows, ACT), 0.1 * normal(ACT))

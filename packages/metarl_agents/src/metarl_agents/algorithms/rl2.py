@@ -40,7 +40,7 @@ from metarl_agents.networks.optimisers import adam
 from metarl_agents.trials.algorithm import MetaOnPolicyAlgorithm
 from metarl_agents.trials.episodes import Episodes, executed
 from metarl_agents.trials.policy import TrialPolicy
-from metarl_agents.trials.recurrent import CELLS, RecurrentGaussian, Trials, trial_sequences
+from metarl_agents.trials.recurrent import CELLS, RecurrentGaussian, TrialSequences, trial_sequences
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
         self.config = config
         self.optim = self._create_optimizer(policy.model, adam(config.learning_rate))
         #: Trials of a piece of tasks, with the policy that acted in them and its log-densities (S, R).
-        self.prepared: dict[int, tuple[Trials, Gaussian, Tensor]] = {}
+        self.prepared: dict[int, tuple[TrialSequences, Gaussian, Tensor]] = {}
 
     @classmethod
     def from_config(
@@ -256,7 +256,7 @@ class RL2(MetaOnPolicyAlgorithm[RL2Policy]):
         return total, torch.stack(list(reported.values()))
 
     def _losses(
-        self, trials: Trials, old: Gaussian, old_log_prob_SR: Tensor, sums: dict[str, Tensor]
+        self, trials: TrialSequences, old: Gaussian, old_log_prob_SR: Tensor, sums: dict[str, Tensor]
     ) -> Iterator[Tensor]:
         """The loss of every chunk of steps; adds what is reported to `sums`."""
         model, config = self.policy.model, self.config

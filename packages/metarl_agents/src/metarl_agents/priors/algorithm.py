@@ -162,13 +162,12 @@ class MultiTaskAlgorithm(MetaOffPolicyAlgorithm[MultiTaskPolicy]):
     def batch(self, buffer: TaskReplayBuffer, tasks_B: IntArray) -> ChunkBatch:
         """A chunk of each of these tasks."""
         rows_BS, valid_BS = draw_chunks(buffer, tasks_B, self.config.chunk_length)
-        rewards = buffer.rew if self.training_reward == "reward" else buffer.info[self.training_reward]
         # s_0, then the state after each step.
         obs_BSO = np.concatenate((buffer.obs.take(rows_BS[:, :1], 0), buffer.obs_next.take(rows_BS, 0)), 1)
         return ChunkBatch(
             self.tensor(obs_BSO),
             self.tensor(buffer.act.take(rows_BS, 0)),
-            self.tensor(rewards.take(rows_BS)),
+            self.tensor(self.rewards(buffer).take(rows_BS)),
             self.tensor(1.0 - buffer.terminated.take(rows_BS).astype(np.float32)),
             self.tensor(buffer.info[LOG_MU].take(rows_BS)),
             self.tensor(valid_BS),

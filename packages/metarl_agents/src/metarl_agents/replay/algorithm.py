@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
 from tianshou.data import CollectStats, ReplayBuffer
 from tianshou.trainer import OffPolicyTrainerParams
@@ -74,9 +75,15 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
     def begin_updates(self) -> None:
         """Called after a collection, before its gradient steps."""
 
+    def rewards(self, buffer: TaskReplayBuffer) -> NDArray[Any]:
+        """The column of the buffer that the losses use as reward."""
+        used = self.training_reward
+        rewards: NDArray[Any] = buffer.rew if used == "reward" else buffer.info[used]
+        return rewards
+
     def transitions(self, buffer: TaskReplayBuffer, rows: IntArray) -> Transitions:
         """The transitions in these rows of the buffer; leading axes have the shape of the rows."""
-        rewards = buffer.rew if self.training_reward == "reward" else buffer.info[self.training_reward]
+        rewards = self.rewards(buffer)
         return Transitions(
             self.tensor(buffer.obs.take(rows, 0)),
             self.tensor(buffer.act.take(rows, 0)),

@@ -39,7 +39,7 @@ class RunsRollouts(Protocol):
 
 
 class Rollouts:
-    """Runs rollouts in this process: all of them, or every `stride`-th one.
+    """Runs rollouts in this process: all of them, or those of its own simulations.
 
     The policy acts for all rollouts in any case. The products of a step have the same shape then, and the
     generator gives the same numbers, so the actions do not depend on the number of processes, bit for bit.

@@ -149,7 +149,7 @@ def _xavier(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     return linear(inputs, outputs, generator=generator, weight_bound=bound, bias=0.0)
 
 
-class Trials(NamedTuple):
+class TrialSequences(NamedTuple):
     """R trials as sequences of the steps that happened, padded at their ends to S steps.
 
     Attributes:
@@ -176,7 +176,7 @@ def trial_sequences(
     action_scale: float = 1.0,
     tasks: int | None = None,
     device: torch.device,
-) -> Trials:
+) -> TrialSequences:
     """The P successive episodes of every rollout as one sequence, with advantages.
 
     Args:
@@ -224,4 +224,4 @@ def trial_sequences(
         rows = array.astype(np.float32, copy=False).reshape(*valid.shape[:2], -1)
         return torch.from_numpy(np.ascontiguousarray(rows.swapaxes(0, 1))).to(device)
 
-    return Trials(steps(inputs), steps(act), steps(advantage)[..., 0], steps(weight)[..., 0])
+    return TrialSequences(steps(inputs), steps(act), steps(advantage)[..., 0], steps(weight)[..., 0])
