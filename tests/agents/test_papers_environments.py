@@ -23,6 +23,7 @@ CASES = [
 ]
 # Of paper-sized runs, only the sizes are cut down; the rest is the preset's.
 MULTI_TASK = ("svg0", "distral", "mpo", "mpo_distral", "iwpl")
+PRIORS = ("distral", "mpo_distral", "iwpl")
 REPLACED = ("initial_steps", "capacity_per_task", "num_simulations", "context_batch")
 SMALL = {
     agent: [text for text in overrides if text.split("=")[0] not in REPLACED]
@@ -59,19 +60,15 @@ def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(a
     # Let it end soon after it has been resumed.
     config["config"]["total_env_steps"] = done + 1
     (run_dir / "config.json").write_text(json.dumps(config))
+    protocol = "mql" if agent in ("td3_context", "mql") else "pearl"
+    evaluate = ("evaluate", run_dir, "--tasks", 2, "--protocol", protocol)
+    # Agents that receive the id of a training task act on these only; their priors act on any.
+    evaluations = [(*evaluate, "--split", "train" if agent in MULTI_TASK else "test")]
+    if agent in PRIORS:
+        evaluations.append((*evaluate, "--split", "test", "--set", "act=prior"))
     for arguments in (
         ("resume", run_dir, "--no-progress"),
-        (
-            "evaluate",
-            run_dir,
-            "--tasks",
-            2,
-            "--protocol",
-            "mql" if agent in ("td3_context", "mql") else "pearl",
-            # Agents that receive the id of a training task act on these only.
-            "--split",
-            "train" if agent in MULTI_TASK else "test",
-        ),
+        *evaluations,
         ("plot", run_dir, "--out", tmp_path),
     ):
         result = subprocess.run(
@@ -83,3 +80,4 @@ def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(a
     assert records[-1]["env_steps"] > done
     assert (tmp_path / "learning.png").stat().st_size > 1000
     assert list(tmp_path.glob(f"adaptation_{env_id}_*.png"))
+    assert len(list(run_dir.glob("report_*.json"))) == len(evaluations)

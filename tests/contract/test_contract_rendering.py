@@ -294,3 +294,33 @@ def test_a_chosen_backend_is_kept():
         env={**os.environ, "MUJOCO_GL": "osmesa"},
     )
     assert done.stdout.strip() == "osmesa", done.stderr
+
+
+WITHOUT_OPENGL = """
+import ctypes.util
+ctypes.util.find_library = lambda name: None
+import gymnasium, metarl_envs
+env = gymnasium.make("MetaJaco-Reach-v0", render_mode="rgb_array")
+env.reset(seed=0)
+print(len(env.step(env.action_space.sample())))
+try:
+    env.render()
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.process
+def test_without_opengl_everything_but_rendering_works():
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_OPENGL],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={k: v for k, v in os.environ.items() if k not in hidden},
+    )
+    assert done.returncode == 0, done.stderr
+    steps, message = done.stdout.splitlines()
+    assert steps == "5"
+    assert message.startswith("rendering needs OpenGL: install EGL or OSMesa")

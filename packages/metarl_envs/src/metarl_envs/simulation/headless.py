@@ -10,7 +10,9 @@ import sys
 def prefer_headless_rendering() -> None:
     """Lets MuJoCo render without a display if there is none and the user has not selected a backend.
 
-    MuJoCo selects its OpenGL backend when it is imported, and the default one needs a display.
+    MuJoCo selects its OpenGL backend when it is imported, and the default one needs a display. Without any
+    OpenGL library, rendering is disabled: dm_control, which composes the bodies of the sparse families, would
+    otherwise fail when it is imported, although nothing is rendered.
     """
     if sys.platform != "linux" or "MUJOCO_GL" in os.environ:
         return
@@ -20,3 +22,4 @@ def prefer_headless_rendering() -> None:
         if ctypes.util.find_library(library):
             os.environ["MUJOCO_GL"] = backend
             return
+    os.environ["MUJOCO_GL"] = "disable"
