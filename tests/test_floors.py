@@ -29,6 +29,7 @@ FLOORS = {
         {"common", "networks"},
         {"replay", "trials"},
         {"priors"},
+        {"iwpa"},
         {"algorithms", "registry"},
         {"actors"},
         {"run"},

@@ -10,6 +10,7 @@ from metarl_agents.registry import AGENTS, AgentEntry, find_agent
 
 _LAZY = {entry.class_name: entry.class_path.partition(":")[0] for entry in AGENTS.values()} | {
     "RunResult": "metarl_agents.run.train",
+    "adapt_run": "metarl_agents.run.adapt",
     "evaluate_run": "metarl_agents.run.evaluate",
     "load_agent": "metarl_agents.run.evaluate",
     "resume": "metarl_agents.run.train",

@@ -217,6 +217,65 @@ def evaluate(
             print(f"\n{summarise(reports)}")
 
 
+@app.command()
+def adapt(
+    run_dirs: RunDirectories,
+    variants: Annotated[
+        str,
+        typer.Option(
+            "--variant",
+            help="What is learned and what acts, or several separated by commas: iwpa, iwpa_finetune, iw,"
+            " distral, shared_q, q_only, scratch, prior.",
+        ),
+    ] = "iwpa",
+    preset: Preset = "fast",
+    split: Annotated[str, typer.Option(help="Split to adapt to: validation, test or ood.")] = "test",
+    episodes: Annotated[int, typer.Option(help="Number of episodes of a trial; the last 3 are scored.")] = 40,
+    seeds: Annotated[str, typer.Option(help="Seeds of the trials.")] = "0,1,2",
+    num_tasks: Annotated[
+        int | None, typer.Option("--tasks", help="Adapt to the first N tasks of the split only.", min=1)
+    ] = None,
+    device: Device = "cpu",
+    overrides: Overrides = None,
+    threads: Threads = 1,
+    progress: Annotated[bool, typer.Option(help="Show progress.")] = True,
+) -> None:
+    """Adapt pre-trained multi-task agents to new tasks, and write a report (JSON) and a plot (PNG) of each.
+
+    RUN is a run of a multi-task agent with a behaviour prior, e.g. of
+    distral with shared_q=true. Each task adapts from the steps of its own
+    episodes. Run the same command again to continue an interrupted
+    adaptation.
+    """
+    from metarl_agents.run.adapt import adapt_run
+    from metarl_agents.run.progress import EpisodeProgress
+    from metarl_envs.evaluation import Report, summarise
+
+    chosen = _integers("seeds", seeds)
+    by_variant: dict[str, list[Report]] = {name: [] for name in variants.split(",")}
+    for run_dir in run_dirs:
+        for variant, reports in by_variant.items():
+            with EpisodeProgress(f"{run_dir} {variant}", shown=progress) as shown:
+                report = adapt_run(
+                    run_dir,
+                    variant=variant,
+                    preset=preset,
+                    split=split,
+                    episodes=episodes,
+                    seeds=chosen,
+                    num_tasks=num_tasks,
+                    device=device,
+                    overrides=overrides or [],
+                    progress=shown.episode,
+                    threads=threads,
+                )
+            reports.append(report)
+            print(summarise(report))
+    for reports in by_variant.values():
+        if len(reports) > 1:
+            print(f"\n{summarise(reports)}")
+
+
 class TwoSides(TyperCommand):
     """A command whose arguments have two sides with `--` in between."""
 

@@ -18,7 +18,61 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class Config:
+    """Settings with checks; subclasses add fields."""
+
+    #: Fields that may be zero; every other number must be positive.
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+    #: Fields that may be negative.
+    may_be_negative: ClassVar[tuple[str, ...]] = ()
+    #: Fields that are at most 1.
+    fractions: ClassVar[tuple[str, ...]] = ()
+    #: Text fields and their allowed values.
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            for number in numbers:
+                if isinstance(number, str):
+                    continue
+                if field.name in self.may_be_negative and math.isfinite(number):
+                    continue
+                if not math.isfinite(number) or number < 0:
+                    raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
+                if number == 0 and field.name not in self.may_be_zero:
+                    raise ConfigError(f"{field.name} must be greater than 0")
+        for name, allowed in self.choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        for name in self.fractions:
+            if getattr(self, name) > 1:
+                raise ConfigError(f"{name} must be at most 1, not {getattr(self, name)}")
+
+    def replace(self, values: Mapping[str, Any]) -> Self:
+        """A copy of the configuration with some fields changed.
+
+        Raises:
+            ConfigError: for an unknown field, a value of the wrong type or out of range.
+        """
+        types = get_type_hints(type(self))
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in values:
+            if name not in names:
+                raise ConfigError(unknown("configuration key", name, names))
+        return dataclasses.replace(
+            self, **{name: coerce(name, value, types[name]) for name, value in values.items()}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values of all fields, convertible to JSON."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
     """Settings of all agents.
 
     Attributes:
@@ -48,13 +102,8 @@ class RunConfig:
     evaluation_split: str = "test"
     matrix_products: str = "auto"
 
-    #: Fields that may be zero; every other number must be positive.
     may_be_zero: ClassVar[tuple[str, ...]] = ("evaluate_every",)
-    #: Fields that may be negative.
-    may_be_negative: ClassVar[tuple[str, ...]] = ()
-    #: Fields that are at most 1.
     fractions: ClassVar[tuple[str, ...]] = ("gamma",)
-    #: Text fields and their allowed values.
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"matrix_products": MATRIX_PRODUCTS}
     #: Fields that an evaluation may change, because training does not depend on them.
     evaluation_keys: ClassVar[tuple[str, ...]] = ()
@@ -81,46 +130,9 @@ class RunConfig:
         return horizon
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            for number in numbers:
-                if isinstance(number, str):
-                    continue
-                if field.name in self.may_be_negative and math.isfinite(number):
-                    continue
-                if not math.isfinite(number) or number < 0:
-                    raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
-                if number == 0 and field.name not in self.may_be_zero:
-                    raise ConfigError(f"{field.name} must be greater than 0")
+        super().__post_init__()
         if not self.evaluation_protocols:
             raise ConfigError("evaluation_protocols must name at least one protocol")
-        for name, allowed in self.choices.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in self.fractions:
-            if getattr(self, name) > 1:
-                raise ConfigError(f"{name} must be at most 1, not {getattr(self, name)}")
-
-    def replace(self, values: Mapping[str, Any]) -> Self:
-        """A copy of the configuration with some fields changed.
-
-        Raises:
-            ConfigError: for an unknown field, a value of the wrong type or out of range.
-        """
-        types = get_type_hints(type(self))
-        names = [field.name for field in dataclasses.fields(self)]
-        for name in values:
-            if name not in names:
-                raise ConfigError(unknown("configuration key", name, names))
-        return dataclasses.replace(
-            self, **{name: coerce(name, value, types[name]) for name, value in values.items()}
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Values of all fields, convertible to JSON."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Evaluating the agents of runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,28 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
     """
     folder = Path(run_dir)
     description, config = _read_for_evaluation(folder, overrides)
+    algorithm, context, path = load_algorithm(folder, description, config, device)
+    if not algorithm.needs_replay:
+        return algorithm.trial_agent()
+    buffer = algorithm.replay_buffer(config, context)
+    buffer.load_state_arrays(unprefixed("buffer", read_checkpoint(path).arrays))
+    return algorithm.trial_agent(buffer)
+
+
+def load_algorithm(
+    folder: Path, description: Mapping[str, Any], config: RunConfig, device: str
+) -> tuple[Any, Context, Path]:
+    """The algorithm of a run with the weights of its newest checkpoint; its context, and the checkpoint.
+
+    Args:
+        folder: the run's directory.
+        description: what `read_description` returned.
+        config: the configuration to build it with.
+        device: device of the networks.
+
+    Raises:
+        CheckpointError: when there is no checkpoint, or a damaged one.
+    """
     path = newest_checkpoint(folder / "checkpoints")
     if path is None:
         raise CheckpointError(f"{folder} has no checkpoint yet")
@@ -48,14 +70,8 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
     context = Context.of(env, seed=description["seed"], device=torch.device(device))
     env.close()
     algorithm = algorithm_class.from_config(config, context)
-    if not algorithm_class.needs_replay:
-        algorithm.load_network_state(read_weights(path))
-        return algorithm.trial_agent()
-    checkpoint = read_checkpoint(path)
-    algorithm.load_network_state(checkpoint.weights)
-    buffer = algorithm.replay_buffer(config, context)
-    buffer.load_state_arrays(unprefixed("buffer", checkpoint.arrays))
-    return algorithm.trial_agent(buffer)
+    algorithm.load_network_state(read_weights(path))
+    return algorithm, context, path
 
 
 def _read_for_evaluation(folder: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:

@@ -35,6 +35,7 @@ from metarl_envs.evaluation.statistics import (
     task_bootstrap_interval,
 )
 from metarl_envs.evaluation.summary import AdaptationCurve, Estimate, Summary, adaptation_curve, summarise
+from metarl_envs.evaluation.unfinished import Unfinished
 
 __all__ = [
     "PROTOCOLS",
@@ -53,6 +54,7 @@ __all__ = [
     "Summary",
     "Transition",
     "Trial",
+    "Unfinished",
     "ZeroAgent",
     "adaptation_curve",
     "compare",

@@ -23,6 +23,7 @@ from metarl_envs.evaluation.protocol import Protocol
 from metarl_envs.evaluation.provenance import Provenance
 from metarl_envs.evaluation.report import Report
 from metarl_envs.evaluation.scripted import scripted_oracle
+from metarl_envs.evaluation.unfinished import Unfinished
 
 # Set by the protocol and the agent, so not allowed in env_arguments.
 _RESERVED = ("autoreset_mode", "num_envs", "observe_task", "split", "task", "tasks")
@@ -37,6 +38,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     agent_name: str | None = None,
     make_vector_env: Callable[..., Any] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Report:
     """Run the trials of a protocol and report every episode.
 
@@ -55,6 +57,8 @@ def evaluate(
         agent_name: Name in the report; the agent's class by default.
         make_vector_env: Called instead of `MetaVectorEnv`, with the same arguments, e.g. to wrap
             the environment. Its result must follow the contract of `MetaVectorEnv`.
+        unfinished: Where the state is saved between episodes, and from where an interrupted evaluation
+            continues.
 
     Returns:
         The report, without references.
@@ -99,9 +103,11 @@ def evaluate(
             env=env,
             maker=make_vector_env,
         )
-        trials = _run(env, agent, name, protocol, len(tasks), horizon, progress)
+        trials = _run(env, agent, name, protocol, len(tasks), horizon, progress, unfinished)
     finally:
         env.close()
+    if unfinished is not None:
+        unfinished.remove()
     return Report(
         agent=name,
         family=family.id,
@@ -121,6 +127,7 @@ def _run(
     num_tasks: int,
     horizon: int,
     progress: Callable[[int, int], None] | None,
+    unfinished: Unfinished | None,
 ) -> list[list[Episode]]:
     """Runs a protocol's trials.
 
@@ -132,13 +139,17 @@ def _run(
         num_tasks: The number T of tasks.
         horizon: Time limit of episodes without one of their own.
         progress: As in `evaluate`.
+        unfinished: As in `evaluate`.
 
     Returns:
         The episodes of every trial.
     """
-    trials: list[list[Episode]] = []
-    total, done = len(protocol.seeds) * protocol.num_episodes, itertools.count(1)
-    for seed in protocol.seeds:
+    saved = [] if unfinished is None else unfinished.episodes()
+    # The last trial of an unfinished evaluation goes on from its saved state.
+    trials, begun = saved[:-1], (saved[-1] if saved else [])
+    total = len(protocol.seeds) * protocol.num_episodes
+    done = itertools.count(1 + sum(map(len, saved)))
+    for seed in protocol.seeds[len(trials) :]:
         env_seeds, agent_seed = _spread(seed, num_tasks)
         trial = Trial(
             num_tasks=num_tasks,
@@ -152,17 +163,21 @@ def _run(
             seed=agent_seed,
         )
         agent.begin_trial(trial)
-        episodes = []
-        for number in range(protocol.num_episodes):
+        episodes, begun = begun, []
+        trials.append(episodes)
+        if episodes and unfinished is not None:
+            unfinished.restore(env, agent)
+        for number in range(len(episodes), protocol.num_episodes):
             # Seeded once: later episodes of the trial go on in the same streams.
             start = env.reset(seed=env_seeds) if number == 0 else env.reset()
             adapting = number < protocol.adaptation_episodes
             limit = (protocol.adaptation_horizon if adapting else None) or horizon
             episodes.append(run_episode(env, agent, name, trial, _sees_task(agent), *start, limit=limit))
             agent.end_episode()
+            if unfinished is not None:
+                unfinished.save(trials, env, agent)
             if progress is not None:
                 progress(next(done), total)
-        trials.append(episodes)
     return trials
 
 
