@@ -36,7 +36,20 @@ def distral(tmp_path_factory):
 
 
 def adapted(run_dir, variant, **changes):
+    """Adapts anew; a finished adaptation would only be read."""
+    for path in run_dir.glob(f"adaptation_*_iwpa_{variant}_*.json"):
+        path.unlink()
     return adapt_run(run_dir, variant=variant, **{**ARGUMENTS, "references": False, **changes})
+
+
+def test_a_finished_adaptation_is_read(distral, monkeypatch):
+    first = adapted(distral, "prior")
+    monkeypatch.setattr(module.evaluation, "evaluate", None)
+    again = adapt_run(distral, variant="prior", **{**ARGUMENTS, "references": False})
+    assert np.array_equal(again.returns, first.returns)
+    # Other settings are computed.
+    with pytest.raises(TypeError):
+        adapt_run(distral, variant="prior", **{**ARGUMENTS, "references": False, "episodes": 5})
 
 
 def test_several_variants_through_the_command_line(distral):
@@ -56,10 +69,13 @@ def test_several_variants_through_the_command_line(distral):
         assert set(report.references) == {"zero", "random", "oracle"}
         assert path.with_suffix(".png").exists()
         record = json.loads(path.with_name(path.name.replace("report", "adaptation")).read_text())
-        assert record["settings"]["batch_size"] == 4
+        settings = record["identity"]["settings"]
+        assert settings["batch_size"] == 4
         assert record["pretraining"] == "distral"
         assert len(record["episodes"]) == (4 if variant == "iwpa" else 0)
-    assert set(record["settings"]) == {field for field in AdaptationConfig().to_dict()}
+    assert set(settings) == set(AdaptationConfig().to_dict())
+    assert "area minus that of iwpa" in done.output
+    assert (distral / "adaptation_validation_iwpa.png").exists()
     learned = json.loads(next(distral.glob("adaptation_validation_iwpa_iwpa_*.json")).read_text())["episodes"]
     assert set(learned[0]) == {"value_error", "alpha", "weight_kl"}
 

@@ -32,6 +32,10 @@ def test_an_evaluation_may_change_the_adaptation_and_two_are_compared(run_dir):
     assert all(path.exists() for path in reports)
     compared = invoke("compare", *reports)
     assert "first minus second, paired over 4 tasks and 1 trial seed: mean" in compared.output
+    along = invoke("compare", *reports, "--episodes", "1-3")
+    assert "first minus second, paired over 4 tasks and 1 trial seed: mean" in along.output
+    for wrong, message in (("3", "a first and a last episode, such as 1-40"), ("1-9", "from 1 to 3")):
+        assert message in str(invoke("compare", *reports, "--episodes", wrong, code=1).exception)
     invoke("evaluate", run_dir, "--protocol", "mql", "--split", "validation", "--tasks", "2")
     assert (run_dir / "report_validation_mql.json").exists()
 

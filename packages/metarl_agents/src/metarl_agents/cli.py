@@ -245,11 +245,11 @@ def adapt(
     RUN is a run of a multi-task agent with a behaviour prior, e.g. of
     distral with shared_q=true. Each task adapts from the steps of its own
     episodes. Run the same command again to continue an interrupted
-    adaptation.
+    adaptation; what is finished is not computed again.
     """
-    from metarl_agents.run.adapt import adapt_run
+    from metarl_agents.run.adapt import WINDOW, adapt_run, compare_variants
     from metarl_agents.run.progress import EpisodeProgress
-    from metarl_envs.evaluation import Report, summarise
+    from metarl_envs.evaluation import Report, Result, plot_adaptation, pooled, summarise
 
     chosen = _integers("seeds", seeds)
     by_variant: dict[str, list[Report]] = {name: [] for name in variants.split(",")}
@@ -271,9 +271,15 @@ def adapt(
                 )
             reports.append(report)
             print(summarise(report))
+    results: dict[str, Result] = {variant: pooled(reports) for variant, reports in by_variant.items()}
     for reports in by_variant.values():
         if len(reports) > 1:
             print(f"\n{summarise(reports)}")
+    if len(results) > 1:
+        print(f"\n{compare_variants(results, episodes)}")
+        picture = run_dirs[0] / f"adaptation_{split}_iwpa.png"
+        plot_adaptation(list(results.values()), picture, window=WINDOW)
+        print(f"written: {picture}")
 
 
 class TwoSides(TyperCommand):
@@ -299,6 +305,13 @@ def compare(
             metavar="REPORT... -- REPORT...",
         ),
     ],
+    episodes: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare the mean return of these episodes of a trial instead of the score, e.g. 1-40, the"
+            " area under the adaptation curve."
+        ),
+    ] = None,
 ) -> None:
     """Compare the scores of two agents on the same tasks: the difference, with an interval."""
     from metarl_envs.evaluation import Report, pooled
@@ -314,7 +327,10 @@ def compare(
     names = [side.agent for side in sides]
     if names[0] == names[1]:
         names = [", ".join(map(str, side)) for side in (paths, second)]
-    print(compare_results(*sides, names=(names[0], names[1])))
+    part = None if episodes is None else _integers("episodes", episodes.replace("-", ","))
+    if part is not None and len(part) != 2:
+        raise ValueError(f"episodes must be a first and a last episode, such as 1-40, got {episodes!r}")
+    print(compare_results(*sides, names=(names[0], names[1]), episodes=part and (part[0], part[1])))
 
 
 @app.command()

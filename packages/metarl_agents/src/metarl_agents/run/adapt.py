@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from metarl_envs import evaluation
 
 #: The protocol whose number of episodes and seeds can be changed.
 PROTOCOL = evaluation.PROTOCOLS["iwpa"]
+#: Episodes whose mean return is shown at every point of a curve.
+WINDOW = PROTOCOL.scored_episodes
 
 
 def adapt_protocol(
@@ -111,7 +114,7 @@ def adapt_run(
 
     Overrides become part of the file's name. What was learned in each episode is written to
     `adaptation_<split>_iwpa_<variant>.json`. An interrupted adaptation continues when it is called again with
-    the same arguments.
+    the same arguments, and the report of a finished one is read from its file.
 
     Args:
         run_dir: directory of a run of a multi-task agent.
@@ -141,16 +144,17 @@ def adapt_run(
     with torch_threads(threads):
         agent, description = load_adaptation(folder, config, device=device)
         arguments = environment_arguments(run_config, threads)
-        # The threads of the simulator do not change what happens.
-        unfinished = evaluation.Unfinished(
-            folder / f"unfinished_{stem}.npz",
-            {
-                "protocol": protocol.to_dict(),
-                "settings": config.to_dict(),
-                "weights": description["weights"],
-                "torch": torch.__version__,
-            },
-        )
+        identity = {
+            "protocol": protocol.to_dict(),
+            "settings": config.to_dict(),
+            "weights": description["weights"],
+            "references": references,
+            "torch": torch.__version__,
+        }
+        record = folder / f"adaptation_{stem}.json"
+        if record.exists() and json.loads(record.read_text(encoding="utf-8"))["identity"] == identity:
+            return evaluation.Report.from_json(folder / f"report_{stem}.json")
+        unfinished = evaluation.Unfinished(folder / f"unfinished_{stem}.npz", identity)
         report = evaluation.evaluate(
             agent,
             family,
@@ -164,9 +168,10 @@ def adapt_run(
             others = evaluation.reference_reports(family, protocol, env_arguments=arguments)
             report = report.with_references(others)
     report.to_json(folder / f"report_{stem}.json")
-    evaluation.plot_adaptation(report, folder / f"report_{stem}.png")
-    record = {"settings": config.to_dict(), "pretraining": description["agent"], "episodes": agent.history}
-    write_json(folder / f"adaptation_{stem}.json", record)
+    evaluation.plot_adaptation(report, folder / f"report_{stem}.png", window=WINDOW)
+    # Last, because it says that the report is complete.
+    found = {"identity": identity, "pretraining": description["agent"], "episodes": agent.history}
+    write_json(record, found)
     return report
 
 
@@ -174,3 +179,32 @@ def adaptation_stem(split: str, variant: str, changes: Mapping[str, str]) -> str
     """The common part of the names of an adaptation's files."""
     texts = (f"{key}-{value}" for key, value in sorted(changes.items()) if key != "variant")
     return "_".join((split, "iwpa", variant, *texts))
+
+
+def compare_variants(results: Mapping[str, evaluation.Result], episodes: int) -> str:
+    """A table of variants: score, area under the curve, episodes until 80 % of the oracle, differences.
+
+    Differences are those of the area under the curve from the first variant, paired over tasks.
+
+    Args:
+        results: results on the same tasks, by variant.
+        episodes: number of episodes of a trial.
+    """
+    first = next(iter(results.values()))
+    lines = [
+        f"{'variant':14} {'score (mean)':>13}  {'area under the curve':24} {'80 % of the oracle':19} "
+        f"area minus that of {first.agent}"
+    ]
+    for variant, result in results.items():
+        area = evaluation.curve_area(result)
+        until = "no oracle"
+        if {"zero", "oracle"} <= set(result.references):
+            reached = evaluation.episodes_until(result, 0.8, window=WINDOW)
+            until = "not reached" if reached is None else f"after {reached} episodes"
+        difference = ""
+        if result is not first:
+            difference = f"{evaluation.compare(result, first, episodes=(1, episodes)).difference:.3g}"
+        lines.append(
+            f"{variant:14} {result.scores.mean():13.4g}  {f'{area:.3g}':24} {until:19} {difference}".rstrip()
+        )
+    return "\n".join(lines)

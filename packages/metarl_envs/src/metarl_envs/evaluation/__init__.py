@@ -24,6 +24,7 @@ from metarl_envs.evaluation.provenance import Provenance
 from metarl_envs.evaluation.report import Report
 from metarl_envs.evaluation.runner import evaluate, reference_reports
 from metarl_envs.evaluation.scripted import register_scripted_oracle, scripted_oracle
+from metarl_envs.evaluation.speed import curve_area, curve_means, episodes_until
 from metarl_envs.evaluation.statistics import (
     Interval,
     iqm,
@@ -58,6 +59,9 @@ __all__ = [
     "ZeroAgent",
     "adaptation_curve",
     "compare",
+    "curve_area",
+    "curve_means",
+    "episodes_until",
     "evaluate",
     "iqm",
     "normalised",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.evaluation.pooling import Pooled, Result
+from metarl_envs.evaluation.speed import curve_means
 from metarl_envs.evaluation.statistics import (
     iqm,
     probability_of_improvement,
@@ -63,8 +64,14 @@ class Comparison:
         )
 
 
-def compare(first: Result, second: Result, *, names: tuple[str, str] | None = None) -> Comparison:
-    """Compares the scores of two results task by task.
+def compare(
+    first: Result,
+    second: Result,
+    *,
+    names: tuple[str, str] | None = None,
+    episodes: tuple[int, int] | None = None,
+) -> Comparison:
+    """Compares the scores of two results task by task, or their returns along the trials.
 
     Two reports of one training run each are paired by task and trial seed: with the same seed, a task
     has the same initial states, so most of the variation between tasks cancels. The interval is then over
@@ -76,9 +83,11 @@ def compare(first: Result, second: Result, *, names: tuple[str, str] | None = No
         first: A report, or a `Pooled` of several training seeds.
         second: Another one.
         names: Names of the two; the agents' names by default.
+        episodes: First and last episode, from 1 on, whose mean return is compared instead of the score. From
+            the first to the last one of the trial, it is the area under the adaptation curve per episode.
 
     Raises:
-        ValueError: If family, tasks or trial seeds are not the same.
+        ValueError: If family, tasks or trial seeds are not the same, or the trials are shorter.
     """
     for what, left, right in (
         ("family", first.family, second.family),
@@ -89,14 +98,21 @@ def compare(first: Result, second: Result, *, names: tuple[str, str] | None = No
             raise ValueError(f"only results on the same {what} can be compared")
     tasks, trials = len(first.tasks), len(first.protocol.seeds)
     sides = (first, second)
+
+    def scores(side: Result) -> NDArray[np.float64]:
+        return side.scores if episodes is None else curve_means(side, episodes)
+
     if not any(isinstance(side, Pooled) for side in sides):
-        pairs = first.scores - second.scores
+        pairs = scores(first) - scores(second)
         better = float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
         estimates = _over_tasks(pairs)
         pairing = f"paired over {count(tasks, 'task')} and {count(trials, 'trial seed')}"
         interval = "bootstrap over tasks (one training seed on each side)"
     else:
-        a, b = (s.scores if isinstance(s, Pooled) else s.scores.mean(axis=0, keepdims=True) for s in sides)
+        a, b = (
+            scores(side) if isinstance(side, Pooled) else scores(side).mean(axis=0, keepdims=True)
+            for side in sides
+        )
         better = probability_of_improvement(a, b)
         pairing = f"paired over {count(tasks, 'task')} ({len(a)} and {len(b)} training seeds)"
         if min(len(a), len(b)) > 1:
@@ -107,7 +123,7 @@ def compare(first: Result, second: Result, *, names: tuple[str, str] | None = No
             interval = "bootstrap over tasks (one side has one training seed)"
     return Comparison(
         names=names or (first.agent, second.agent),
-        scores=(float(iqm(first.scores)), float(iqm(second.scores))),
+        scores=(float(iqm(scores(first))), float(iqm(scores(second)))),
         difference=estimates[0],
         difference_iqm=estimates[1],
         better=better,

@@ -35,6 +35,7 @@ def plot_adaptation(
     *,
     metric: str = "return",
     title: str | None = None,
+    window: int = 1,
     confidence: float = 0.95,
 ) -> None:
     """Draw the adaptation curves of one or more reports with intervals and references.
@@ -50,6 +51,7 @@ def plot_adaptation(
         path: PNG file to write, completely or not at all.
         metric: As in `Report.metric`.
         title: Heading; family and split by default.
+        window: Episodes whose mean is drawn at an episode: it and those before it.
         confidence: Probability mass of the intervals.
 
     Raises:
@@ -75,18 +77,21 @@ def plot_adaptation(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     rng = np.random.default_rng(0)
-    curves = [adaptation_curve(r, metric, confidence=confidence, rng=rng) for r in reports]
+    curves = [adaptation_curve(r, metric, window=window, confidence=confidence, rng=rng) for r in reports]
     for number, (report, curve) in enumerate(zip(reports, curves, strict=True)):
-        _draw_curve(axes, report, curve, _COLOURS[number % len(_COLOURS)], number)
+        _draw_curve(axes, report, curve, number, window)
     if metric == "return":
         _draw_references(axes, reports)
-    _dress(figure, axes, reports, curves, metric, title, confidence)
+    _dress(figure, axes, reports, curves, metric, title, window, confidence)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=160)
 
 
-def _draw_curve(axes: Any, report: Result, curve: AdaptationCurve, colour: str, number: int) -> None:
+def _draw_curve(axes: Any, report: Result, curve: AdaptationCurve, number: int, window: int) -> None:
     x = _seen(curve)
+    colour = _COLOURS[number % len(_COLOURS)]
+    # When there are more curves than colours, the second round of them is dashed.
+    style = "-" if number < len(_COLOURS) else (0, (4, 2))
     axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     if len(x) == 1:
         # A single point has no area to shade.
@@ -99,9 +104,11 @@ def _draw_curve(axes: Any, report: Result, curve: AdaptationCurve, colour: str, 
             linewidth=1.5,
         )
     for seed in report.reports if isinstance(report, Pooled) else ():
-        one = adaptation_curve(seed, curve.metric, repetitions=1, rng=np.random.default_rng(0))
+        one = adaptation_curve(seed, curve.metric, window=window, repetitions=1, rng=np.random.default_rng(0))
         axes.plot(x, one.estimate, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
-    axes.plot(x, curve.estimate, color=colour, linewidth=2, label=report.agent, zorder=3 + number)
+    axes.plot(
+        x, curve.estimate, color=colour, linestyle=style, linewidth=2, label=report.agent, zorder=3 + number
+    )
     scored = curve.first_episode > report.protocol.adaptation_episodes
     shown = scored | (len(x) <= _MAX_MARKERS)
     for mask, face in ((shown & ~scored, "white"), (scored, colour)):
@@ -150,12 +157,14 @@ def _dress(
     curves: Sequence[AdaptationCurve],
     metric: str,
     title: str | None,
+    window: int,
     confidence: float,
 ) -> None:
     first = reports[0]
     axes.set_title(title or f"{first.family} · {first.protocol.split}", loc="left", color=_INK, fontsize=12)
     axes.set_xlabel("episodes of the task seen before", color=_INK)
-    axes.set_ylabel(f"{_LABELS.get(metric, metric)}, {curves[0].statistic}", color=_INK)
+    smoothed = "" if window == 1 else f", mean of {window} episodes"
+    axes.set_ylabel(f"{_LABELS.get(metric, metric)}, {curves[0].statistic}{smoothed}", color=_INK)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)

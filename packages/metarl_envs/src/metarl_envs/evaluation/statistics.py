@@ -227,6 +227,21 @@ def normalised(score: ArrayLike, low: ArrayLike, high: ArrayLike) -> Any:
     return float(result) if result.ndim == 0 else result
 
 
+def running_mean(values: ArrayLike, window: int) -> NDArray[np.float64]:
+    """Mean of each entry and the `window - 1` before it along the last axis; of fewer at the beginning.
+
+    Raises:
+        ValueError: If the window is not positive.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    array = np.asarray(values, np.float64)
+    if window == 1:
+        return array
+    ends = range(1, array.shape[-1] + 1)
+    return np.stack([array[..., max(0, end - window) : end].mean(axis=-1) for end in ends], axis=-1)
+
+
 def _percentile_interval(values: NDArray[np.float64], confidence: float) -> Interval:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie inside (0, 1), got {confidence}")

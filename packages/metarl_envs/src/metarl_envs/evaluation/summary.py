@@ -16,6 +16,7 @@ from metarl_envs.evaluation.statistics import (
     Statistic,
     iqm,
     normalised,
+    running_mean,
     stratified_bootstrap_interval,
     task_bootstrap_interval,
 )
@@ -123,6 +124,7 @@ def adaptation_curve(
     metric: str = "return",
     *,
     group: int | None = None,
+    window: int = 1,
     repetitions: int = 2000,
     confidence: float = 0.95,
     rng: np.random.Generator,
@@ -134,14 +136,15 @@ def adaptation_curve(
         metric: As in `Report.metric`.
         group: Consecutive episodes that are averaged, per run and task, into one point. By default
             the protocol's `episodes_per_update`, as those episodes are samples of one policy.
+        window: Episodes whose mean, per run and task, is the value of an episode: it and those before it.
         repetitions: Number of resamples of the bootstrap.
         confidence: Probability mass of the intervals.
         rng: Generator that draws the resamples.
 
     Raises:
-        ValueError: If the metric is unknown or `group` is not positive.
+        ValueError: If the metric is unknown, or `group` or `window` is not positive.
     """
-    values = report.metric(metric)
+    values = running_mean(report.metric(metric), window)
     size = report.protocol.episodes_per_update if group is None else group
     if size < 1:
         raise ValueError(f"group must be at least 1 episode, got {size}")
