@@ -10,18 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from metarl_agents import load_agent
-from metarl_envs.evaluation import Protocol, evaluate
-
-
-def coverage(run_dir: Path, split: str, episodes: int, seed: int) -> float:
-    """Returns the share of tasks with success at any step of any of the episodes."""
-    env_id = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))["env_id"]
-    protocol = Protocol(
-        split=split, adaptation_episodes=0, scored_episodes=episodes, deterministic=False, seeds=(seed,)
-    )
-    report = evaluate(load_agent(run_dir, overrides=["act=prior"]), env_id, protocol)
-    return float(report.success_once.any(axis=(0, 2)).mean())
+from metarl_agents.run.iwpa_study import COVERAGE_EPISODES, COVERAGE_SEED, prior_coverage
 
 
 def main() -> None:
@@ -29,11 +18,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--split", default="validation")
-    parser.add_argument("--episodes", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=100, help="seed of the trials")
+    parser.add_argument("--episodes", type=int, default=COVERAGE_EPISODES)
+    parser.add_argument("--seed", type=int, default=COVERAGE_SEED, help="seed of the trials")
     chosen = parser.parse_args()
     for run_dir in chosen.runs:
-        found = coverage(run_dir, chosen.split, chosen.episodes, chosen.seed)
+        env_id = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))["env_id"]
+        found = prior_coverage(
+            run_dir, env_id, split=chosen.split, episodes=chosen.episodes, seed=chosen.seed
+        )
         print(f"{run_dir}: {found:.2f} of the {chosen.split} tasks in {chosen.episodes} episodes")
 
 

@@ -34,6 +34,7 @@ FLOORS = {
         {"actors"},
         {"run"},
         {"sweep"},
+        {"commands"},
         {"__init__", "cli"},
     ),
 }

@@ -1,0 +1,1 @@
+"""The commands of `metarl` on agents, runs and results."""

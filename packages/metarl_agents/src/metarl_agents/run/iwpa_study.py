@@ -1,0 +1,196 @@
+"""The adaptation study of IWPA as one resumable experiment.
+
+Galashov et al. 2020 (arXiv:2009.04875), sections 5 and 6: a multi-task agent is pre-trained, its behaviour
+prior and its critic adapt to the test tasks by several methods, and their returns along the episodes are
+compared. With few training tasks (Figure 4), features that do not fit new tasks can be learned further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import metarl_envs
+from metarl_agents.common.config import ConfigError
+from metarl_agents.iwpa.config import adaptation_config
+from metarl_agents.run.adapt import PROTOCOL, WINDOW, adapt_run, compare_variants
+from metarl_agents.run.evaluate import load_agent
+from metarl_agents.run.progress import EpisodeProgress
+from metarl_agents.run.train import RunResult, resume, train
+from metarl_envs import evaluation
+from metarl_envs.files import atomic_path, readable_json
+
+VARIANTS = ("iwpa", "iw", "distral", "shared_q", "scratch", "q_only", "iwpa_finetune", "prior")
+FEW_TASKS_VARIANTS = ("iwpa", "iwpa_finetune", "prior")
+#: Episodes of a validation task in which the prior may find its reward, and the seed of these trials.
+COVERAGE_EPISODES, COVERAGE_SEED = 60, 100
+
+
+def prior_coverage(
+    run_dir: Path,
+    env_id: str,
+    *,
+    split: str = "validation",
+    episodes: int = COVERAGE_EPISODES,
+    seed: int = COVERAGE_SEED,
+) -> float:
+    """Share of the tasks of a split that a run's behaviour prior solves in at least one of its episodes.
+
+    An agent that adapts with the prior finds the reward of a sparse task by the prior's actions, so this
+    share bounds what it can solve. The success of training says little about it.
+
+    Args:
+        run_dir: directory of a run of an agent with a behaviour prior.
+        env_id: id of the family.
+        split: the split.
+        episodes: number of episodes.
+        seed: seed of the trials.
+    """
+    protocol = evaluation.Protocol(
+        split=split, adaptation_episodes=0, scored_episodes=episodes, deterministic=False, seeds=(seed,)
+    )
+    report = evaluation.evaluate(load_agent(run_dir, overrides=["act=prior"]), env_id, protocol)
+    return float(report.success_once.any(axis=(0, 2)).mean())
+
+
+@dataclass(frozen=True)
+class IWPAStudy:
+    """Settings of the study.
+
+    Attributes:
+        folder: folder for the runs and the result.
+        env_id: id of the family.
+        agent: agent of the pre-training.
+        train_tasks: number of training tasks, from the first on; None for all.
+        variants: variants of the adaptation; the first is what others are compared with.
+        preset: preset of pre-training and adaptation.
+        seeds: seeds of the pre-training.
+        steps: environment steps of the pre-training, instead of the preset's number.
+        overrides: `key=value` texts that change the pre-training.
+        adapt_overrides: `key=value` texts that change the adaptation.
+        episodes: number of episodes of a trial.
+        trial_seeds: seeds of the trials of each pre-trained agent.
+        num_tasks: number of test tasks, from the first on; None for all.
+        threads: threads of PyTorch and of the simulator.
+    """
+
+    folder: Path
+    env_id: str
+    agent: str = "distral"
+    train_tasks: int | None = None
+    variants: tuple[str, ...] = VARIANTS
+    preset: str = "fast"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int | None = None
+    overrides: Sequence[str] = ()
+    adapt_overrides: Sequence[str] = ()
+    episodes: int = PROTOCOL.num_episodes
+    trial_seeds: tuple[int, ...] = (0,)
+    num_tasks: int | None = None
+    threads: int = 1
+
+    def run(self, *, progress: bool = True, say: Callable[[str], None] = print) -> Path | None:
+        """Pre-trains what is not finished, adapts it, and writes `study.json`, `study.txt` and `study.png`.
+
+        Call it again to continue after an interruption.
+
+        Returns:
+            The written JSON, or None when the pre-training was interrupted.
+
+        Raises:
+            ConfigError: for an unknown variant, agent or key, or a bad value.
+        """
+        available = metarl_envs.family(self.env_id).split("train").count
+        if self.train_tasks is not None and not 1 <= self.train_tasks <= available:
+            raise ConfigError(f"train_tasks must be from 1 to {available}, not {self.train_tasks}")
+        for variant in self.variants:
+            adaptation_config(self.env_id, self.preset, {"variant": variant})
+        found: dict[str, list[evaluation.Report]] = {variant: [] for variant in self.variants}
+        coverage: dict[str, float] = {}
+        for seed in self.seeds:
+            result = self._train(seed, progress)
+            if not result.finished:
+                say(f"stopped: {result.run_dir}  (continue: run the same command again)")
+                return None
+            coverage[str(seed)] = prior_coverage(result.run_dir, self.env_id)
+            say(f"seed {seed}: the prior solves {coverage[str(seed)]:.2f} of the validation tasks")
+            for variant in self.variants:
+                found[variant].append(self._adapt(result.run_dir, variant, progress))
+        results: dict[str, evaluation.Result] = {v: evaluation.pooled(r) for v, r in found.items()}
+        table = compare_variants(results, self.episodes)
+        say(table)
+        path = self.folder / "study.json"
+        for target, text in (
+            (path, readable_json(self._record(results, coverage))),
+            (path.with_suffix(".txt"), table),
+        ):
+            with atomic_path(target) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+        evaluation.plot_adaptation(list(results.values()), path.with_suffix(".png"), window=WINDOW)
+        return path
+
+    def _train(self, seed: int, progress: bool) -> RunResult:
+        run_dir = self.folder / f"seed-{seed}"
+        if (run_dir / "config.json").exists():
+            return resume(run_dir, progress=progress)
+        overrides = list(self.overrides)
+        if self.train_tasks is not None:
+            overrides.append("train_tasks=" + ",".join(map(str, range(self.train_tasks))))
+        return train(
+            self.agent,
+            self.env_id,
+            preset=self.preset,
+            seed=seed,
+            steps=self.steps,
+            out=run_dir,
+            overrides=overrides,
+            progress=progress,
+            threads=self.threads,
+        )
+
+    def _adapt(self, run_dir: Path, variant: str, progress: bool) -> evaluation.Report:
+        with EpisodeProgress(f"{run_dir} {variant}", shown=progress) as shown:
+            return adapt_run(
+                run_dir,
+                variant=variant,
+                preset=self.preset,
+                episodes=self.episodes,
+                seeds=self.trial_seeds,
+                num_tasks=self.num_tasks,
+                overrides=self.adapt_overrides,
+                progress=shown.episode,
+                threads=self.threads,
+            )
+
+    def _record(self, results: dict[str, evaluation.Result], coverage: dict[str, float]) -> dict[str, Any]:
+        """Numbers of all variants, and the differences of their areas from the first, with intervals."""
+        first = results[self.variants[0]]
+
+        def numbers(result: evaluation.Result) -> dict[str, Any]:
+            whole = (1, self.episodes)
+            known = {"zero", "oracle"} <= set(result.references)
+            record: dict[str, Any] = {
+                "score_mean": float(result.scores.mean()),
+                "area": list(evaluation.curve_area(result)),
+                "episodes_until_80_percent": evaluation.episodes_until(result, 0.8, window=WINDOW)
+                if known
+                else None,
+            }
+            if result is not first:
+                compared = evaluation.compare(result, first, episodes=whole)
+                record["area_minus_first"] = list(compared.difference)
+            return record
+
+        return {
+            "family": self.env_id,
+            "pretraining": self.agent,
+            "train_tasks": self.train_tasks,
+            "seeds": list(self.seeds),
+            "trial_seeds": list(self.trial_seeds),
+            "episodes": self.episodes,
+            "tasks": len(first.tasks),
+            "prior_coverage_of_validation_tasks": coverage,
+            "variants": {variant: numbers(result) for variant, result in results.items()},
+        }
