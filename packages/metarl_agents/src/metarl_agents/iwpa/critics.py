@@ -80,8 +80,7 @@ class TaskCritics:
         """Values (U, N, K) of several actions of each row, of the target or of the online networks."""
         chosen = self.networks.chosen(tasks_U, target=target)
         found = [
-            values(chosen, obs_UNO[:, block], act_UNKA[:, block])
-            for block in row_blocks(*act_UNKA.shape[1:3])
+            values(chosen, obs_UNO[:, block], act_UNKA[:, block]) for block in row_blocks(*act_UNKA.shape[:3])
         ]
         return torch.cat(found, 1)
 
@@ -89,7 +88,7 @@ class TaskCritics:
         """Target values (U, N, K) and their derivatives (U, N, K, A) in the actions."""
         chosen = self.networks.chosen(tasks_U, target=True)
         found, slopes = [], []
-        for block in row_blocks(*act_UNKA.shape[1:3]):
+        for block in row_blocks(*act_UNKA.shape[:3]):
             action = act_UNKA[:, block].detach().requires_grad_()
             value = values(chosen, obs_UNO[:, block], action)
             slopes.append(torch.autograd.grad(value.sum(), action)[0])

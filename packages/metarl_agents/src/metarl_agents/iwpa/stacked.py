@@ -1,9 +1,8 @@
 """Networks of which every task has its own copy, evaluated for all tasks together; Adam for each task.
 
 The architectures are those of `networks.layer_norm`. Parameters have a leading task axis; a network that all
-tasks share has 1 there. Every product is a batch with one product per task, of a shape that does not depend
-on the number of tasks. What is computed for a task is therefore the same without the others, up to the
-rounding of elementwise functions, whose last few elements PyTorch computes in another way.
+tasks share has 1 there. Every product is a batch with one product per task, so what is computed for a task is the same without the
+others, up to rounding.
 
 Letters: T tasks, N rows of a task, K actions of a row, O observation, A action, H units, F features.
 """
@@ -19,8 +18,8 @@ from torch.nn import functional as F
 
 from metarl_agents.networks.functional import Gaussian, Parameters
 
-#: Rows (of all their actions) of a task that are evaluated at a time without a graph.
-BLOCK_ROWS = 640
+#: Rows (of all actions of all tasks) that are evaluated at a time: their activations stay in a core's cache.
+BLOCK_ROWS = 2560
 
 
 def stack(networks: Sequence[nn.Module]) -> Parameters:
@@ -39,22 +38,27 @@ def product(inputs_TNI: Tensor, weight_THI: Tensor) -> Tensor:
 
 
 def _torso(parameters: Mapping[str, Tensor], mapped_TNH: Tensor) -> Tensor:
-    """Last hidden layer (T, N, F) of a `Torso`, after the linear map of its first layer."""
+    """Last hidden layer (T, N, F) of a `Torso`, after the linear map of its first layer.
+
+    Activations replace their inputs in memory, which no gradient needs.
+    """
     width = mapped_TNH.shape[-1]
-    normal_TNH = F.layer_norm(mapped_TNH, (width,))
-    gain, shift = parameters["torso.first.norm.weight"], parameters["torso.first.norm.bias"]
-    hidden = torch.tanh(torch.addcmul(shift[:, None], normal_TNH, gain[:, None]))
+    hidden = F.layer_norm(mapped_TNH, (width,))
+    gain, shift = (parameters[f"torso.first.norm.{part}"][:, None] for part in ("weight", "bias"))
+    # The gradient in the gain needs the normalised layer.
+    hidden = torch.addcmul(shift, hidden, gain) if gain.requires_grad else hidden.mul_(gain).add_(shift)
+    hidden.tanh_()
     number = 0
     while f"torso.layers.{number}.weight" in parameters:
         weight, bias = (parameters[f"torso.layers.{number}.{part}"] for part in ("weight", "bias"))
-        hidden = F.elu(product(hidden, weight) + bias[:, None])
+        hidden = F.elu_(product(hidden, weight).add_(bias[:, None]))
         number += 1
     return hidden
 
 
 def _map_observations(parameters: Mapping[str, Tensor], obs_TNO: Tensor) -> Tensor:
     """The part (T, N, H) of the first layer that depends on the observation only, with the bias."""
-    return product(obs_TNO, parameters["torso.first.maps.0"]) + parameters["torso.first.bias"][:, None]
+    return product(obs_TNO, parameters["torso.first.maps.0"]).add_(parameters["torso.first.bias"][:, None])
 
 
 def gaussian(parameters: Mapping[str, Tensor], std: tuple[float, float, float], obs_TNO: Tensor) -> Gaussian:
@@ -68,7 +72,7 @@ def gaussian(parameters: Mapping[str, Tensor], std: tuple[float, float, float], 
     hidden = _torso(parameters, _map_observations(parameters, obs_TNO))
 
     def head(name: str) -> Tensor:
-        return product(hidden, parameters[f"{name}.weight"]) + parameters[f"{name}.bias"][:, None]
+        return product(hidden, parameters[f"{name}.weight"]).add_(parameters[f"{name}.bias"][:, None])
 
     low, initial, high = std
     share = (initial - low) / (high - low)
@@ -82,7 +86,7 @@ def features(parameters: Mapping[str, Tensor], obs_TNO: Tensor, act_TNKA: Tensor
     tasks, rows, samples, size = act_TNKA.shape
     mapped = product(act_TNKA.clamp(-1.0, 1.0).reshape(tasks, rows * samples, size), _action_map(parameters))
     state_TNH = _map_observations(parameters, obs_TNO)
-    mapped_TNKH = mapped.view(tasks, rows, samples, -1) + state_TNH[:, :, None]
+    mapped_TNKH = mapped.view(tasks, rows, samples, -1).add_(state_TNH[:, :, None])
     return _torso(parameters, mapped_TNKH.view(tasks, rows * samples, -1)).view(tasks, rows, samples, -1)
 
 
@@ -98,14 +102,14 @@ def outputs(features_TNKF: Tensor, weight_TF: Tensor, constant_T: Tensor | None)
     return values if constant_T is None else values + constant_T[:, None, None]
 
 
-def block_size(samples: int) -> int:
-    """Number of rows whose activations fit in a core's cache."""
-    return max(1, BLOCK_ROWS // samples)
+def block_size(tasks: int, samples: int) -> int:
+    """Number of rows of each task that are evaluated at a time."""
+    return max(1, BLOCK_ROWS // (tasks * samples))
 
 
-def row_blocks(rows: int, samples: int) -> Iterator[slice]:
-    """Consecutive blocks of rows."""
-    size = block_size(samples)
+def row_blocks(tasks: int, rows: int, samples: int) -> Iterator[slice]:
+    """Consecutive blocks of the rows of each task."""
+    size = block_size(tasks, samples)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 

@@ -117,7 +117,7 @@ class FrozenPriorLearner(WeightedLearner):
         super().__init__(parts)
         self.prior = prior
         tasks, capacity = self.steps.reward.shape
-        self.block = block_size(self.config.action_samples)
+        self.block = block_size(tasks, self.config.action_samples)
         shape = (tasks, capacity, self.config.action_samples)
         self.sample_TMKA = self.steps.reward.new_zeros(*shape, self.steps.act.shape[-1])
         self.value_TMK = self.steps.reward.new_zeros(shape)
