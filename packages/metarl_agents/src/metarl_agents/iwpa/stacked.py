@@ -1,8 +1,8 @@
 """Networks of which every task has its own copy, evaluated for all tasks together; Adam for each task.
 
 The architectures are those of `networks.layer_norm`. Parameters have a leading task axis; a network that all
-tasks share has 1 there. Every product is a batch with one product per task, so what is computed for a task is the same without the
-others, up to rounding.
+tasks share has 1 there. Every product is a batch with one product per task, so what is computed for a task is
+the same without the others, up to rounding.
 
 Letters: T tasks, N rows of a task, K actions of a row, O observation, A action, H units, F features.
 """
