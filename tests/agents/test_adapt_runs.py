@@ -181,3 +181,26 @@ def test_every_variant_and_preset_of_the_paper_is_a_valid_setting():
             for variant in VARIANTS:
                 config = adaptation_config(family, preset, {"variant": variant})
                 assert config.parts is VARIANTS[variant]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", [k for k in AGENTS["distral"].preset_tables()["paper"] if k != "default"])
+def test_every_family_of_the_paper_can_be_adapted_to(env_id, tmp_path):
+    """With the paper's settings, except for sizes."""
+    own = {"shared_q": "true", "train_tasks": "0,1,2,3", "capacity_per_task": "4000", "initial_steps": "1"}
+    tiny = dict(text.split("=") for text in TINY_MULTI_TASK)
+    changes = [f"{key}={value}" for key, value in (tiny | own).items()]
+    run_dir = train(
+        "distral", env_id, preset="paper", out=tmp_path / "run", seed=3, steps=4000, progress=False,
+        overrides=changes,
+    ).run_dir  # fmt: skip
+    options = [part for text in QUICK for part in ("--set", text)]
+    done = CliRunner().invoke(
+        app,
+        ["adapt", str(run_dir), "--preset", "paper", "--variant", ",".join(VARIANTS), "--episodes", "3",
+         "--seeds", "5", "--tasks", "2", "--no-progress", *options],
+    )  # fmt: skip
+    assert done.exit_code == 0, (done.output, done.exception)
+    for variant in VARIANTS:
+        (path,) = run_dir.glob(f"report_test_iwpa_{variant}_acting*.json")
+        assert np.isfinite(Report.from_json(path).returns).all()
