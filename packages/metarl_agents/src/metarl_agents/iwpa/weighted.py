@@ -160,11 +160,9 @@ class FrozenPriorLearner(WeightedLearner):
             if start + self.block > self.kept[tasks].min():
                 obs_UNO, act_UNKA = self.steps.obs_next[tasks_U, rows], self.sample_TMKA[tasks_U, rows]
                 self.cache_TMKF[tasks_U, rows] = features(self.critics.networks.online, obs_UNO, act_UNKA)
-            found = (
-                self.cache_TMKF[:, rows]
-                if len(tasks) == len(self.valued)
-                else (self.cache_TMKF[tasks_U, rows])
-            )
+            everything = len(tasks) == len(self.valued)
+            # A view instead of a copy, if possible.
+            found = self.cache_TMKF[:, rows] if everything else self.cache_TMKF[tasks_U, rows]
             self.value_TMK[tasks_U, rows] = outputs(found, weights_UF, None)
         self.valued[tasks] = self.kept[tasks] = self.steps.count[tasks]
 
