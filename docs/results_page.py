@@ -3,7 +3,7 @@
 Their numbers come from the reports in results/. Written by hand are results/remarks (what the numbers do not
 say), results/marks.toml (what a reader must know about a result) and results/papers.toml (published numbers).
 The text of the family ID is remarks/ID.md; introduction.md comes first, validation.md before the choices of
-presets, and any other file at the end.
+presets, and any other file at the end. Adaptation studies have sections of their own (study_sections.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from study_sections import study_sections
 
 from metarl_agents.sweep.matrix import Papers, find_cells
 from metarl_agents.sweep.report import rows
@@ -118,6 +120,7 @@ def page(results: Results) -> str:
     for (env_id, split), group in groups(results.validation).items():
         heading = f"### {env_id}: {split} tasks, for the choice of presets"
         parts += [heading, family_table(group), _block(commands(group))]
+    parts += study_sections(results.folder)
     placed = {*registered_ids(), INTRODUCTION, VALIDATION}
     parts += [text for stem, text in results.remarks.items() if stem not in placed]
     return "\n\n".join(parts) + "\n"

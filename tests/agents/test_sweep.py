@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from metarl_agents import train
 from metarl_agents.cli import app
+from metarl_agents.run.directory import core_seconds
 from metarl_agents.sweep.estimate import estimate
 from metarl_agents.sweep.job import Job
 from metarl_agents.sweep.lock import exclusive, is_held
 from metarl_agents.sweep.spec import read_spec
-from metarl_agents.sweep.status import core_seconds, job_status
+from metarl_agents.sweep.status import job_status
 from metarl_agents.sweep.worker import BUSY, FAILED, FINISHED, STOPPED, run_job
 from metarl_envs.evaluation import Report
 

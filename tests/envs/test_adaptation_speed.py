@@ -8,7 +8,15 @@ from evaluation_fakes import fake_report
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl_envs.evaluation import Pooled, adaptation_curve, compare, curve_area, curve_means, episodes_until
+from metarl_envs.evaluation import (
+    Pooled,
+    adaptation_curve,
+    compare,
+    curve_area,
+    curve_means,
+    episodes_until,
+    paired_difference,
+)
 from metarl_envs.evaluation.statistics import running_mean
 
 
@@ -76,3 +84,25 @@ def test_returns_along_the_trials_are_compared_instead_of_scores():
     seeds = [Pooled((report(x), report(x + 0.1))) for x in (early, late)]
     assert compare(*seeds, episodes=(1, 6)).difference.value == pytest.approx(2.5)
     assert compare(*seeds, episodes=(1, 6)).separable
+
+
+def test_differences_of_methods_that_share_their_training_runs_are_paired_by_run():
+    """The training runs differ by far more than the methods, which the pairing removes."""
+    rng = np.random.default_rng(0)
+    levels = np.array([-50.0, 0.0, 50.0])
+    runs = [np.broadcast_to(level, (1, 3, 6)) + rng.normal(size=(1, 3, 1)) for level in levels]
+    rises = np.array([0.0, 0, 0, 1, 2, 3])
+    better = Pooled(tuple(report(run + rises) for run in runs))
+    worse = Pooled(tuple(report(run) for run in runs))
+    whole = paired_difference(better, worse)
+    np.testing.assert_allclose(whole, [1.0, 1.0, 1.0])
+    np.testing.assert_allclose(paired_difference(better, worse, (1, 3)), [0.0, 0.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(paired_difference(worse, better, (4, 6)), [-2.0, -2.0, -2.0])
+    assert not compare(better, worse, episodes=(1, 6)).separable
+    # One run that contradicts the others is in a third of the resamples' rows: the interval shows it.
+    mixed = Pooled(tuple(report(run + rise) for run, rise in zip(runs, (3.0, 3.0, -3.0), strict=True)))
+    found = paired_difference(mixed, worse)
+    assert found.value == pytest.approx(1.0)
+    assert (found.low, found.high) == (pytest.approx(-3.0), pytest.approx(3.0))
+    with pytest.raises(ValueError, match="need the same training runs, got 3 and 2 of them"):
+        paired_difference(better, Pooled(worse.reports[:2]))

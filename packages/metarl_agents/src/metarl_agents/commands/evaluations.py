@@ -115,8 +115,9 @@ def adapt(
     episodes. Run the same command again to continue an interrupted
     adaptation; what is finished is not computed again.
     """
-    from metarl_agents.run.adapt import WINDOW, adapt_run, compare_variants
+    from metarl_agents.run.adapt import WINDOW, adapt_run
     from metarl_agents.run.progress import EpisodeProgress
+    from metarl_agents.run.variants import compare_variants
     from metarl_envs.evaluation import Report, Result, plot_adaptation, pooled, summarise
 
     chosen = integers("seeds", seeds)
@@ -144,7 +145,7 @@ def adapt(
         if len(reports) > 1:
             print(f"\n{summarise(reports)}")
     if len(results) > 1:
-        print(f"\n{compare_variants(results, episodes)}")
+        print(f"\n{compare_variants(results, episodes, WINDOW)}")
         picture = run_dirs[0] / f"adaptation_{split}_iwpa.png"
         plot_adaptation(list(results.values()), picture, window=WINDOW)
         print(f"written: {picture}")

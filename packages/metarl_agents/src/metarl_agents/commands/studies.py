@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,10 +16,6 @@ from metarl_agents.commands.options import (
     integers,
 )
 from metarl_envs import cli as families
-
-if TYPE_CHECKING:
-    pass
-
 
 studies = typer.Typer(
     no_args_is_help=True, help="Run a study of a paper: several runs, evaluated and plotted together."
@@ -34,6 +30,14 @@ AdaptOverrides = Annotated[
     list[str] | None,
     typer.Option(
         "--adapt-set", help="Change a setting of the adaptation. May be repeated.", metavar="KEY=VALUE"
+    ),
+]
+
+
+RivalOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rival-set", help="Change a setting of the rivals' training. May be repeated.", metavar="KEY=VALUE"
     ),
 ]
 
@@ -83,6 +87,13 @@ def iwpa(
     variants: Annotated[
         str | None, typer.Option(help="Variants of the adaptation, separated by commas (default: all).")
     ] = None,
+    rivals: Annotated[
+        str | None,
+        typer.Option(
+            help="Agents that learn to adapt, separated by commas, e.g. pearl_star,rl2_off_policy; they are"
+            " trained with the same seeds."
+        ),
+    ] = None,
     preset: Preset = "fast",
     seeds: Annotated[str, typer.Option(help="Seeds of the pre-training.")] = "0,1,2",
     steps: Annotated[
@@ -92,19 +103,21 @@ def iwpa(
     train_tasks: Annotated[
         int | None, typer.Option(help="Number of training tasks (default: all).", min=1)
     ] = None,
+    split: Annotated[str, typer.Option(help="Split to adapt to: validation, test or ood.")] = "test",
     episodes: Annotated[int, typer.Option(help="Number of episodes of a trial; the last 3 are scored.")] = 40,
     trial_seeds: Annotated[str, typer.Option(help="Seeds of the trials.")] = "0",
     num_tasks: TrialTasks = None,
     overrides: Overrides = None,
     adapt_overrides: AdaptOverrides = None,
+    rival_overrides: RivalOverrides = None,
     threads: Threads = 1,
     progress: Progress = True,
 ) -> None:
     """Run the adaptation study of IWPA: pre-train, then adapt to test tasks by several methods.
 
     It writes study.json, study.txt and study.png with the returns along the
-    episodes, the areas under the curves, and the share of the validation tasks
-    that the behaviour priors solve. Run the same command again to continue an
+    episodes, the areas under the curves and their differences, and the share of
+    the validation tasks that the behaviour priors solve. Run the same command again to continue an
     interrupted study.
     """
     from metarl_agents.run.iwpa_study import VARIANTS, IWPAStudy
@@ -115,11 +128,14 @@ def iwpa(
         agent=agent,
         train_tasks=train_tasks,
         variants=VARIANTS if variants is None else tuple(variants.split(",")),
+        rivals=() if rivals is None else tuple(rivals.split(",")),
         preset=preset,
         seeds=integers("seeds", seeds),
         steps=steps,
         overrides=overrides or [],
         adapt_overrides=adapt_overrides or [],
+        rival_overrides=rival_overrides or [],
+        split=split,
         episodes=episodes,
         trial_seeds=integers("trial_seeds", trial_seeds),
         num_tasks=num_tasks,

@@ -179,32 +179,3 @@ def adaptation_stem(split: str, variant: str, changes: Mapping[str, str]) -> str
     """The common part of the names of an adaptation's files."""
     texts = (f"{key}-{value}" for key, value in sorted(changes.items()) if key != "variant")
     return "_".join((split, "iwpa", variant, *texts))
-
-
-def compare_variants(results: Mapping[str, evaluation.Result], episodes: int) -> str:
-    """A table of variants: score, area under the curve, episodes until 80 % of the oracle, differences.
-
-    Differences are those of the area under the curve from the first variant, paired over tasks.
-
-    Args:
-        results: results on the same tasks, by variant.
-        episodes: number of episodes of a trial.
-    """
-    first = next(iter(results.values()))
-    lines = [
-        f"{'variant':14} {'score (mean)':>13}  {'area under the curve':24} {'80 % of the oracle':19} "
-        f"area minus that of {first.agent}"
-    ]
-    for variant, result in results.items():
-        area = evaluation.curve_area(result)
-        until = "no oracle"
-        if {"zero", "oracle"} <= set(result.references):
-            reached = evaluation.episodes_until(result, 0.8, window=WINDOW)
-            until = "not reached" if reached is None else f"after {reached} episodes"
-        difference = ""
-        if result is not first:
-            difference = f"{evaluation.compare(result, first, episodes=(1, episodes)).difference:.3g}"
-        lines.append(
-            f"{variant:14} {result.scores.mean():13.4g}  {f'{area:.3g}':24} {until:19} {difference}".rstrip()
-        )
-    return "\n".join(lines)

@@ -1,7 +1,10 @@
 """Reading and writing of the description of a run and of its versions."""
 
+import itertools
 import json
 import platform
+import shlex
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,3 +100,23 @@ def versions(family: metarl_envs.Family) -> dict[str, Any]:
         "tables": {split: source.table_sha256 for split, source in sources.items()},
         "model": sources["train"].model_checksum,
     }
+
+
+def core_seconds(run: Path) -> float | None:
+    """CPU seconds of a run, those of all its calls together; None if it did not record them.
+
+    Time after the last checkpoint of a call that was killed is not counted.
+    """
+    try:
+        lines = (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+        seconds = [json.loads(line)["seconds_cpu"] for line in lines]
+    except (OSError, KeyError, ValueError):
+        return None
+    # The clock starts again with every call: a call ends where the next line is smaller.
+    ends = [a for a, b in itertools.pairwise([*seconds, 0.0]) if b < a]
+    return float(sum(ends))
+
+
+def this_command() -> str:
+    """The command of this process, without the folder of the program, which has no meaning elsewhere."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -2,7 +2,8 @@
 
 Galashov et al. 2020 (arXiv:2009.04875), sections 5 and 6: a multi-task agent is pre-trained, its behaviour
 prior and its critic adapt to the test tasks by several methods, and their returns along the episodes are
-compared. With few training tasks (Figure 4), features that do not fit new tasks can be learned further.
+compared, with those of meta-learning agents. With few training tasks (Figure 4), features that do not fit new
+tasks can be learned further.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from typing import Any
 import metarl_envs
 from metarl_agents.common.config import ConfigError
 from metarl_agents.iwpa.config import adaptation_config
-from metarl_agents.run.adapt import PROTOCOL, WINDOW, adapt_run, compare_variants
-from metarl_agents.run.evaluate import load_agent
+from metarl_agents.priors.config import MultiTaskConfig
+from metarl_agents.registry import find_agent
+from metarl_agents.run.adapt import PROTOCOL, WINDOW, adapt_protocol, adapt_run
+from metarl_agents.run.directory import core_seconds, this_command
+from metarl_agents.run.evaluate import evaluate_run, load_agent
 from metarl_agents.run.progress import EpisodeProgress
 from metarl_agents.run.train import RunResult, resume, train
+from metarl_agents.run.variants import compare_variants, variants_record
 from metarl_envs import evaluation
 from metarl_envs.files import atomic_path, readable_json
 
@@ -63,16 +68,20 @@ class IWPAStudy:
         folder: folder for the runs and the result.
         env_id: id of the family.
         agent: agent of the pre-training.
-        train_tasks: number of training tasks, from the first on; None for all.
+        train_tasks: number of training tasks of the pre-training, from the first on; None for all.
         variants: variants of the adaptation; the first is what others are compared with.
-        preset: preset of pre-training and adaptation.
-        seeds: seeds of the pre-training.
+        rivals: agents that learn to adapt, e.g. rl2_off_policy. They are trained with their preset and the
+            same seeds, and evaluated in the same trials.
+        preset: preset of pre-training, adaptation and rivals.
+        seeds: seeds of the pre-training and of the rivals.
         steps: environment steps of the pre-training, instead of the preset's number.
         overrides: `key=value` texts that change the pre-training.
         adapt_overrides: `key=value` texts that change the adaptation.
+        rival_overrides: `key=value` texts that change the training of the rivals.
+        split: tasks to adapt to.
         episodes: number of episodes of a trial.
         trial_seeds: seeds of the trials of each pre-trained agent.
-        num_tasks: number of test tasks, from the first on; None for all.
+        num_tasks: number of tasks to adapt to, from the first on; None for all.
         threads: threads of PyTorch and of the simulator.
     """
 
@@ -81,11 +90,14 @@ class IWPAStudy:
     agent: str = "distral"
     train_tasks: int | None = None
     variants: tuple[str, ...] = VARIANTS
+    rivals: tuple[str, ...] = ()
     preset: str = "fast"
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int | None = None
     overrides: Sequence[str] = ()
     adapt_overrides: Sequence[str] = ()
+    rival_overrides: Sequence[str] = ()
+    split: str = "test"
     episodes: int = PROTOCOL.num_episodes
     trial_seeds: tuple[int, ...] = (0,)
     num_tasks: int | None = None
@@ -97,33 +109,39 @@ class IWPAStudy:
         Call it again to continue after an interruption.
 
         Returns:
-            The written JSON, or None when the pre-training was interrupted.
+            The written JSON, or None when a training was interrupted.
 
         Raises:
             ConfigError: for an unknown variant, agent or key, or a bad value.
         """
-        available = metarl_envs.family(self.env_id).split("train").count
-        if self.train_tasks is not None and not 1 <= self.train_tasks <= available:
-            raise ConfigError(f"train_tasks must be from 1 to {available}, not {self.train_tasks}")
-        for variant in self.variants:
-            adaptation_config(self.env_id, self.preset, {"variant": variant})
-        found: dict[str, list[evaluation.Report]] = {variant: [] for variant in self.variants}
-        coverage: dict[str, float] = {}
+        self._check()
+        names = (*self.variants, *self.rivals)
+        found: dict[str, list[evaluation.Report]] = {name: [] for name in names}
+        seeds: dict[str, dict[str, float | None]] = {}
         for seed in self.seeds:
-            result = self._train(seed, progress)
-            if not result.finished:
-                say(f"stopped: {result.run_dir}  (continue: run the same command again)")
+            run_dir = self._trained(self.agent, seed, progress, say)
+            if run_dir is None:
                 return None
-            coverage[str(seed)] = prior_coverage(result.run_dir, self.env_id)
-            say(f"seed {seed}: the prior solves {coverage[str(seed)]:.2f} of the validation tasks")
+            coverage = prior_coverage(run_dir, self.env_id)
+            seeds[str(seed)] = {
+                "prior_coverage_of_validation_tasks": coverage,
+                "pretraining_core_seconds": core_seconds(run_dir),
+            }
+            say(f"seed {seed}: the prior solves {coverage:.2f} of the validation tasks")
             for variant in self.variants:
-                found[variant].append(self._adapt(result.run_dir, variant, progress))
-        results: dict[str, evaluation.Result] = {v: evaluation.pooled(r) for v, r in found.items()}
-        table = compare_variants(results, self.episodes)
+                found[variant].append(self._adapt(run_dir, variant, progress))
+            for rival in self.rivals:
+                rival_dir = self._trained(rival, seed, progress, say)
+                if rival_dir is None:
+                    return None
+                seeds[str(seed)][f"{rival}_core_seconds"] = core_seconds(rival_dir)
+                found[rival].append(self._evaluate(rival_dir, rival, progress))
+        results: dict[str, evaluation.Result] = {name: evaluation.pooled(r) for name, r in found.items()}
+        table = compare_variants(results, self.episodes, WINDOW)
         say(table)
         path = self.folder / "study.json"
         for target, text in (
-            (path, readable_json(self._record(results, coverage))),
+            (path, readable_json(self._record(results, seeds))),
             (path.with_suffix(".txt"), table),
         ):
             with atomic_path(target) as temporary:
@@ -131,19 +149,44 @@ class IWPAStudy:
         evaluation.plot_adaptation(list(results.values()), path.with_suffix(".png"), window=WINDOW)
         return path
 
-    def _train(self, seed: int, progress: bool) -> RunResult:
-        run_dir = self.folder / f"seed-{seed}"
+    def _check(self) -> None:
+        """Refuses bad settings before anything is trained."""
+        family = metarl_envs.family(self.env_id)
+        available = family.split("train").count
+        if self.train_tasks is not None and not 1 <= self.train_tasks <= available:
+            raise ConfigError(f"train_tasks must be from 1 to {available}, not {self.train_tasks}")
+        for variant in self.variants:
+            adaptation_config(self.env_id, self.preset, {"variant": variant})
+        for rival in self.rivals:
+            config_class = find_agent(rival).load().config_class
+            if issubclass(config_class, MultiTaskConfig):
+                raise ConfigError(
+                    f"{rival} cannot act on new tasks without being adapted; a rival is an agent that learns "
+                    "to adapt, e.g. pearl"
+                )
+
+    def _trained(self, agent: str, seed: int, progress: bool, say: Callable[[str], None]) -> Path | None:
+        """The directory of a finished training; None when it was interrupted."""
+        result = self._train(agent, seed, progress)
+        if not result.finished:
+            say(f"stopped: {result.run_dir}  (continue: run the same command again)")
+            return None
+        return result.run_dir
+
+    def _train(self, agent: str, seed: int, progress: bool) -> RunResult:
+        pretraining = agent == self.agent
+        run_dir = self.folder / (f"seed-{seed}" if pretraining else f"{agent}-seed-{seed}")
         if (run_dir / "config.json").exists():
             return resume(run_dir, progress=progress)
-        overrides = list(self.overrides)
-        if self.train_tasks is not None:
+        overrides = list(self.overrides if pretraining else self.rival_overrides)
+        if pretraining and self.train_tasks is not None:
             overrides.append("train_tasks=" + ",".join(map(str, range(self.train_tasks))))
         return train(
-            self.agent,
+            agent,
             self.env_id,
             preset=self.preset,
             seed=seed,
-            steps=self.steps,
+            steps=self.steps if pretraining else None,
             out=run_dir,
             overrides=overrides,
             progress=progress,
@@ -156,6 +199,7 @@ class IWPAStudy:
                 run_dir,
                 variant=variant,
                 preset=self.preset,
+                split=self.split,
                 episodes=self.episodes,
                 seeds=self.trial_seeds,
                 num_tasks=self.num_tasks,
@@ -164,33 +208,31 @@ class IWPAStudy:
                 threads=self.threads,
             )
 
-    def _record(self, results: dict[str, evaluation.Result], coverage: dict[str, float]) -> dict[str, Any]:
-        """Numbers of all variants, and the differences of their areas from the first, with intervals."""
-        first = results[self.variants[0]]
+    def _evaluate(self, run_dir: Path, rival: str, progress: bool) -> evaluation.Report:
+        protocol = adapt_protocol(self.split, self.episodes, self.trial_seeds, self.num_tasks)
+        with EpisodeProgress(f"{run_dir} {rival}", shown=progress) as shown:
+            return evaluate_run(
+                run_dir,
+                split=self.split,
+                protocol=protocol,
+                progress=shown.episode,
+                threads=self.threads,
+            )
 
-        def numbers(result: evaluation.Result) -> dict[str, Any]:
-            whole = (1, self.episodes)
-            known = {"zero", "oracle"} <= set(result.references)
-            record: dict[str, Any] = {
-                "score_mean": float(result.scores.mean()),
-                "area": list(evaluation.curve_area(result)),
-                "episodes_until_80_percent": evaluation.episodes_until(result, 0.8, window=WINDOW)
-                if known
-                else None,
-            }
-            if result is not first:
-                compared = evaluation.compare(result, first, episodes=whole)
-                record["area_minus_first"] = list(compared.difference)
-            return record
-
+    def _record(
+        self, results: dict[str, evaluation.Result], seeds: dict[str, dict[str, float | None]]
+    ) -> dict[str, Any]:
+        """Settings and numbers of all variants and rivals."""
         return {
+            "command": this_command(),
             "family": self.env_id,
             "pretraining": self.agent,
+            "preset": self.preset,
             "train_tasks": self.train_tasks,
-            "seeds": list(self.seeds),
+            "split": self.split,
+            "tasks": len(next(iter(results.values())).tasks),
             "trial_seeds": list(self.trial_seeds),
             "episodes": self.episodes,
-            "tasks": len(first.tasks),
-            "prior_coverage_of_validation_tasks": coverage,
-            "variants": {variant: numbers(result) for variant, result in results.items()},
+            "seeds": seeds,
+            **variants_record(results, self.episodes, WINDOW),
         }

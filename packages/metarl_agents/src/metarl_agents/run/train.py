@@ -1,7 +1,5 @@
 """Training runs. The directory of a run is self-contained, and the run can be resumed."""
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from metarl_agents.run.directory import (
     check_device,
     read_description,
     recorded_products,
+    this_command,
     versions,
     write_json,
 )
@@ -129,8 +128,7 @@ def train(
         "device": device,
         "threads": threads,
         "actors": actors,
-        # Without the folder of the program, which has no meaning on another machine.
-        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or this_command(),
         "config": config.to_dict(),
         **wandb_identity(logger),
     }

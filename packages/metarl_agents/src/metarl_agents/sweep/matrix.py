@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from metarl_agents.common.config import ConfigError
 from metarl_agents.registry import find_agent
-from metarl_agents.sweep.status import core_seconds
+from metarl_agents.run.directory import core_seconds
 from metarl_envs.evaluation import Report, Result, Summary, iqm, normalised, pooled, summarise
 
 #: Costs of an exported run.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from metarl_agents.common.config import ConfigError
+from metarl_agents.run.directory import core_seconds
 from metarl_agents.sweep.job import JOB, LOCK, RUN, STATE, Job
 from metarl_agents.sweep.lock import is_held
 from metarl_agents.sweep.worker import FAILED, FINISHED, RUNNING, STOPPED, is_evaluated
@@ -97,21 +97,6 @@ def job_status(path: Path, job: Job | None = None) -> JobStatus:
         core_seconds=core_seconds(run),
         last_return=value,
     )
-
-
-def core_seconds(run: Path) -> float | None:
-    """CPU seconds of a run, those of all its calls together; None if it did not record them.
-
-    Time after the last checkpoint of a call that was killed is not counted.
-    """
-    try:
-        lines = (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
-        seconds = [json.loads(line)["seconds_cpu"] for line in lines]
-    except (OSError, KeyError, ValueError):
-        return None
-    # The clock starts again with every call: a call ends where the next line is smaller.
-    ends = [a for a, b in itertools.pairwise([*seconds, 0.0]) if b < a]
-    return float(sum(ends))
 
 
 def status_table(found: Sequence[JobStatus]) -> Table:

@@ -16,7 +16,7 @@ from metarl_envs.evaluation.agents import (
     Trial,
     ZeroAgent,
 )
-from metarl_envs.evaluation.comparison import Comparison, compare
+from metarl_envs.evaluation.comparison import Comparison, compare, paired_difference
 from metarl_envs.evaluation.plot import plot_adaptation
 from metarl_envs.evaluation.pooling import Pooled, Result, pooled
 from metarl_envs.evaluation.protocol import PROTOCOLS, Protocol
@@ -65,6 +65,7 @@ __all__ = [
     "evaluate",
     "iqm",
     "normalised",
+    "paired_difference",
     "performance_profile",
     "plot_adaptation",
     "pooled",

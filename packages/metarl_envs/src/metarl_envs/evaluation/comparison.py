@@ -89,13 +89,7 @@ def compare(
     Raises:
         ValueError: If family, tasks or trial seeds are not the same, or the trials are shorter.
     """
-    for what, left, right in (
-        ("family", first.family, second.family),
-        ("tasks", first.tasks, second.tasks),
-        ("seeds", first.protocol.seeds, second.protocol.seeds),
-    ):
-        if left != right:
-            raise ValueError(f"only results on the same {what} can be compared")
+    _check_same(first, second)
     tasks, trials = len(first.tasks), len(first.protocol.seeds)
     sides = (first, second)
 
@@ -130,6 +124,49 @@ def compare(
         pairing=pairing,
         interval=interval,
     )
+
+
+def paired_difference(first: Result, second: Result, episodes: tuple[int, int] | None = None) -> Estimate:
+    """Mean difference of the returns of two methods that were applied to the same training runs.
+
+    Row i of both results must belong to the same training run, e.g. two ways to adapt the same pre-trained
+    agents. Differences are taken for each run and task. For the interval, runs and tasks are resampled as a
+    whole, so it covers other pre-trainings and other tasks.
+
+    Args:
+        first: A report, or a `Pooled` of several training seeds.
+        second: Another one.
+        episodes: First and last episode, from 1 on; all episodes of the trial by default.
+
+    Raises:
+        ValueError: If family, tasks, trial seeds or number of runs are not the same, or the trials are
+            shorter.
+    """
+    _check_same(first, second)
+    sides = [curve_means(side, episodes) for side in (first, second)]
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(
+            f"paired results need the same training runs, got {len(sides[0])} and {len(sides[1])} of them"
+        )
+    pairs = sides[0] - sides[1]
+    runs, tasks = pairs.shape
+    rng = np.random.default_rng(0)
+    run_index = rng.integers(runs, size=(_REPETITIONS, runs, 1))
+    task_index = rng.integers(tasks, size=(_REPETITIONS, 1, tasks))
+    low, high = np.quantile(pairs[run_index, task_index].mean(axis=(1, 2)), [0.025, 0.975])
+    return Estimate(float(pairs.mean()), float(low), float(high))
+
+
+def _check_same(first: Result, second: Result) -> None:
+    """Refuses results whose families, tasks or seeds differ."""
+    pairs: list[tuple[str, Any, Any]] = [
+        ("family", first.family, second.family),
+        ("tasks", first.tasks, second.tasks),
+        ("seeds", first.protocol.seeds, second.protocol.seeds),
+    ]
+    for what, left, right in pairs:
+        if left != right:
+            raise ValueError(f"only results on the same {what} can be compared")
 
 
 def _over_tasks(pairs: NDArray[np.float64]) -> tuple[Estimate, Estimate]:

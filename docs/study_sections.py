@@ -1,0 +1,99 @@
+"""Sections of results/README.md about adaptation studies, from the files `study.json` in results/iwpa.
+
+What the numbers do not say is written by hand in results/iwpa/STUDY/remarks.md and follows the tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metarl_agents.sweep.tables import table
+
+Record = Mapping[str, Any]
+
+
+def study_sections(folder: Path) -> list[str]:
+    """Returns the sections of all studies below `folder`/iwpa, in the order of their names."""
+    return [
+        text
+        for path in sorted(folder.glob("iwpa/*/study.json"))
+        for text in _section(path.parent, json.loads(path.read_text(encoding="utf-8")))
+    ]
+
+
+def _section(folder: Path, study: Record) -> list[str]:
+    few = "" if study["train_tasks"] is None else f", {study['train_tasks']} training tasks"
+    coverage = ", ".join(
+        f"{numbers['prior_coverage_of_validation_tasks']:.2f} (seed {seed})"
+        for seed, numbers in study["seeds"].items()
+    )
+    seconds = ", ".join(f"{numbers['pretraining_core_seconds']:.0f}" for numbers in study["seeds"].values())
+    references = ", ".join(f"{name} {value:.4g}" for name, value in study["references"].items())
+    parts = [
+        f"## Adaptation study: {folder.name}",
+        f"{study['family']}, {study['tasks']} {study['split']} tasks, {study['episodes']} episodes, trial "
+        f"seeds {', '.join(map(str, study['trial_seeds']))}; pre-training `{study['pretraining']}`, preset "
+        f"`{study['preset']}`{few}. Score of the references (mean): {references}. Share of the validation "
+        f"tasks that the behaviour prior alone solves in 60 episodes: {coverage}. Core seconds of the "
+        f"pre-training: {seconds}.",
+        _numbers(study),
+    ]
+    for episodes in dict.fromkeys(tuple(d["episodes"]) for d in study["differences"]):
+        parts += [
+            f"Mean return of episodes {episodes[0]} to {episodes[1]}, row minus column, paired by "
+            "pre-training and task, with 95 % intervals over both:",
+            _differences(study, episodes),
+        ]
+    parts += [f"    {study['command']}", f"![Returns along the episodes](iwpa/{folder.name}/study.png)"]
+    remarks = folder / "remarks.md"
+    if remarks.exists():
+        parts.append(remarks.read_text(encoding="utf-8").strip())
+    return parts
+
+
+def _numbers(study: Record) -> str:
+    """Returns the table of scores and areas."""
+    lines = []
+    for name, numbers in study["variants"].items():
+        reached = numbers["episodes_until_80_percent"]
+        curve = dict(enumerate(numbers["curve"]["estimate"], 1))
+        lines.append(
+            (
+                f"`{name}`",
+                f"{numbers['score_mean']:.4g}",
+                _interval(numbers["area"]),
+                *(f"{curve[e]:.3g}" if e in curve else "–" for e in (10, 20, 40)),
+                "–" if reached is None else f"{reached}",
+            )
+        )
+    head = (
+        "variant", "score (mean)", "mean return of all episodes", "at episode 10", "20", "40",
+        "episodes until 80 % of the oracle",
+    )  # fmt: skip
+    return table(head, lines)
+
+
+def _differences(study: Record, episodes: tuple[int, ...]) -> str:
+    """Returns a matrix of the differences over some episodes, without its lower half."""
+    found = {
+        (d["first"], d["second"]): d["first_minus_second"]
+        for d in study["differences"]
+        if tuple(d["episodes"]) == episodes
+    }
+    names = list(study["variants"])
+    lines = [
+        (
+            f"`{row}`",
+            *(_interval(found[row, column]) if (row, column) in found else "" for column in names[1:]),
+        )
+        for row, _ in itertools.pairwise(names)
+    ]
+    return table(("", *(f"`{name}`" for name in names[1:])), lines)
+
+
+def _interval(numbers: list[float]) -> str:
+    return f"{numbers[0]:.3g} [{numbers[1]:.3g}, {numbers[2]:.3g}]"
