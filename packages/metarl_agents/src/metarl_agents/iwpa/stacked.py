@@ -44,16 +44,20 @@ def _torso(parameters: Mapping[str, Tensor], mapped_TNH: Tensor) -> Tensor:
     """
     width = mapped_TNH.shape[-1]
     hidden = F.layer_norm(mapped_TNH, (width,))
-    gain, shift = (parameters[f"torso.first.norm.{part}"][:, None] for part in ("weight", "bias"))
+    # tanh(x) = 2 sigmoid(2 x) - 1, and PyTorch's sigmoid is several times as fast as its tanh. The factors are part
+    # of the layers around it.
+    gain, shift = (2.0 * parameters[f"torso.first.norm.{part}"][:, None] for part in ("weight", "bias"))
     # The gradient in the gain needs the normalised layer.
     hidden = torch.addcmul(shift, hidden, gain) if gain.requires_grad else hidden.mul_(gain).add_(shift)
-    hidden.tanh_()
+    hidden.sigmoid_()
     number = 0
     while f"torso.layers.{number}.weight" in parameters:
         weight, bias = (parameters[f"torso.layers.{number}.{part}"] for part in ("weight", "bias"))
+        if number == 0:
+            weight, bias = 2.0 * weight, bias - weight.sum(-1)
         hidden = F.elu_(product(hidden, weight).add_(bias[:, None]))
         number += 1
-    return hidden
+    return hidden if number else 2.0 * hidden - 1.0
 
 
 def _map_observations(parameters: Mapping[str, Tensor], obs_TNO: Tensor) -> Tensor:
