@@ -14,6 +14,7 @@ from metarl_agents.run.iwpa_study import IWPAStudy, prior_coverage
 
 pytestmark = pytest.mark.long
 ENV = "MetaPoint-SparseGoal-v0"
+RANDOM = "iwpa:initial_weights=random"
 
 
 def options(name, texts):
@@ -32,19 +33,20 @@ def study(command, out, *arguments):
 
 def test_the_study_compares_variants_over_seeds_of_the_pre_training(tmp_path):
     arguments = ("--seeds", "3,4", "--steps", "1780", "--episodes", "4", "--tasks", "3",
-                 "--variants", "iwpa,scratch,prior")  # fmt: skip
+                 "--variants", "iwpa,iwpa:initial_weights=random,prior")  # fmt: skip
     said = study("iwpa", tmp_path / "study", *arguments)
     record = json.loads((tmp_path / "study" / "study.json").read_text())
     assert (record["family"], record["pretraining"], record["tasks"]) == (ENV, "distral", 3)
-    assert list(record["variants"]) == ["iwpa", "scratch", "prior"]
+    assert list(record["variants"]) == ["iwpa", RANDOM, "prior"]
     first, other = record["variants"]["iwpa"], record["variants"]["prior"]
     # Every pair is compared over the whole trial, which is shorter here than the part at its beginning.
     pairs = {(d["first"], d["second"]): d for d in record["differences"]}
-    assert list(pairs) == [("iwpa", "scratch"), ("iwpa", "prior"), ("scratch", "prior")]
+    assert list(pairs) == [("iwpa", RANDOM), ("iwpa", "prior"), (RANDOM, "prior")]
     difference = pairs["iwpa", "prior"]
     assert difference["episodes"] == [1, 4]
     expected = first["area"][0] - other["area"][0]
     assert difference["first_minus_second"][0] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert len(list((tmp_path / "study" / "seed-3").glob("adaptation_*initial_weights-random*.json"))) == 1
     assert np.shape(first["areas"]) == (2, 3)
     assert np.mean(first["areas"]) == pytest.approx(first["area"][0], rel=1e-3, abs=1e-9)
     assert [len(first["curve"][key]) for key in ("estimate", "low", "high")] == [4, 4, 4]
@@ -92,6 +94,8 @@ def test_bad_settings_are_refused_before_anything_is_trained(tmp_path):
         IWPAStudy(tmp_path / "x", ENV, train_tasks=81).run()
     with pytest.raises(ConfigError, match="variant must be one of"):
         IWPAStudy(tmp_path / "x", ENV, variants=("iwpa", "best")).run()
+    with pytest.raises(ConfigError, match="unknown configuration key 'weights'"):
+        IWPAStudy(tmp_path / "x", ENV, variants=("iwpa:weights=random",)).run()
     with pytest.raises(ConfigError, match="iwpl cannot act on new tasks without being adapted"):
         IWPAStudy(tmp_path / "x", ENV, rivals=("iwpl",)).run()
     assert not (tmp_path / "x").exists()

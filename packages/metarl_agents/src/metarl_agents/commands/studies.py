@@ -85,7 +85,11 @@ def iwpa(
     out: StudyFolder = Path("runs/iwpa-study"),
     agent: PreTraining = "distral",
     variants: Annotated[
-        str | None, typer.Option(help="Variants of the adaptation, separated by commas (default: all).")
+        str | None,
+        typer.Option(
+            help="Variants of the adaptation, separated by commas (default: all); a variant may have settings"
+            " of its own, e.g. iwpa:initial_weights=random."
+        ),
     ] = None,
     rivals: Annotated[
         str | None,

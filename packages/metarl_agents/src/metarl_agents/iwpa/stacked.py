@@ -44,8 +44,8 @@ def _torso(parameters: Mapping[str, Tensor], mapped_TNH: Tensor) -> Tensor:
     """
     width = mapped_TNH.shape[-1]
     hidden = F.layer_norm(mapped_TNH, (width,))
-    # tanh(x) = 2 sigmoid(2 x) - 1, and PyTorch's sigmoid is several times as fast as its tanh. The factors are part
-    # of the layers around it.
+    # tanh(x) = 2 sigmoid(2 x) - 1, and PyTorch's sigmoid is several times as fast as its tanh. The factors
+    # are part of the layers around it.
     gain, shift = (2.0 * parameters[f"torso.first.norm.{part}"][:, None] for part in ("weight", "bias"))
     # The gradient in the gain needs the normalised layer.
     hidden = torch.addcmul(shift, hidden, gain) if gain.requires_grad else hidden.mul_(gain).add_(shift)

@@ -8,13 +8,14 @@ tasks can be learned further.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import metarl_envs
-from metarl_agents.common.config import ConfigError
+from metarl_agents.common.config import ConfigError, parse_overrides
 from metarl_agents.iwpa.config import adaptation_config
 from metarl_agents.priors.config import MultiTaskConfig
 from metarl_agents.registry import find_agent
@@ -69,7 +70,8 @@ class IWPAStudy:
         env_id: id of the family.
         agent: agent of the pre-training.
         train_tasks: number of training tasks of the pre-training, from the first on; None for all.
-        variants: variants of the adaptation; the first is what others are compared with.
+        variants: variants of the adaptation, with settings of their own where wanted, e.g.
+            "iwpa:initial_weights=random"; the first is what others are compared with.
         rivals: agents that learn to adapt, e.g. rl2_off_policy. They are trained with their preset and the
             same seeds, and evaluated in the same trials.
         preset: preset of pre-training, adaptation and rivals.
@@ -155,8 +157,9 @@ class IWPAStudy:
         available = family.split("train").count
         if self.train_tasks is not None and not 1 <= self.train_tasks <= available:
             raise ConfigError(f"train_tasks must be from 1 to {available}, not {self.train_tasks}")
-        for variant in self.variants:
-            adaptation_config(self.env_id, self.preset, {"variant": variant})
+        for entry in self.variants:
+            variant, overrides = self._settings(entry)
+            adaptation_config(self.env_id, self.preset, parse_overrides(overrides) | {"variant": variant})
         for rival in self.rivals:
             config_class = find_agent(rival).load().config_class
             if issubclass(config_class, MultiTaskConfig):
@@ -193,9 +196,15 @@ class IWPAStudy:
             threads=self.threads,
         )
 
-    def _adapt(self, run_dir: Path, variant: str, progress: bool) -> evaluation.Report:
-        with EpisodeProgress(f"{run_dir} {variant}", shown=progress) as shown:
-            return adapt_run(
+    def _settings(self, entry: str) -> tuple[str, list[str]]:
+        """Name of a variant and the settings of its adaptation."""
+        variant, *own = entry.split(":")
+        return variant, [*self.adapt_overrides, *own]
+
+    def _adapt(self, run_dir: Path, entry: str, progress: bool) -> evaluation.Report:
+        variant, overrides = self._settings(entry)
+        with EpisodeProgress(f"{run_dir} {entry}", shown=progress) as shown:
+            report = adapt_run(
                 run_dir,
                 variant=variant,
                 preset=self.preset,
@@ -203,10 +212,11 @@ class IWPAStudy:
                 episodes=self.episodes,
                 seeds=self.trial_seeds,
                 num_tasks=self.num_tasks,
-                overrides=self.adapt_overrides,
+                overrides=overrides,
                 progress=shown.episode,
                 threads=self.threads,
             )
+        return dataclasses.replace(report, agent=entry)
 
     def _evaluate(self, run_dir: Path, rival: str, progress: bool) -> evaluation.Report:
         protocol = adapt_protocol(self.split, self.episodes, self.trial_seeds, self.num_tasks)
