@@ -195,7 +195,7 @@ def adaptation(variant: str, required: float) -> bool:
     checks = [Check("together / loop over tasks", rates.ratio(names[0], names[2]), required)]
     if variant == "iwpa":
         checks.append(Check("kept / not kept", rates.ratio(names[1], names[0]), 2.0))
-    return report(f"Adaptation ({variant})", "task updates per second", rates, checks, {})
+    return report(f"{variant} adaptation", "task updates per second", rates, checks, {})
 
 
 def main() -> int:
