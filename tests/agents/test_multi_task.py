@@ -15,7 +15,7 @@ from metarl_agents.algorithms.mpo import MPO, MPOConfig
 from metarl_agents.algorithms.mpo_distral import MPODistral, MPODistralConfig
 from metarl_agents.algorithms.svg0 import SVG0, SVG0Config
 from metarl_agents.networks import layer_norm
-from metarl_agents.priors.algorithm import ChunkBatch
+from metarl_agents.priors.learner import ChunkBatch
 from metarl_agents.priors.samples import BEFORE
 from metarl_agents.priors.values import log_weights
 from metarl_agents.replay.buffer import TaskReplayBuffer

@@ -214,6 +214,18 @@ AGENTS: dict[str, AgentEntry] = {
             reference="Galashov et al. 2020, arXiv:2009.04875",
         ),
         AgentEntry(
+            name="pearl_star",
+            class_path="metarl_agents.algorithms.pearl_star:PearlStar",
+            title="SVG(0) with Retrace and a task variable inferred by an LSTM from the running trial",
+            reference="Galashov et al. 2020, arXiv:2009.04875",
+        ),
+        AgentEntry(
+            name="rl2_off_policy",
+            class_path="metarl_agents.algorithms.rl2_off_policy:RL2OffPolicy",
+            title="SVG(0) with Retrace on whole trials, with recurrent policy and critic",
+            reference="Galashov et al. 2020, arXiv:2009.04875",
+        ),
+        AgentEntry(
             name="oracle",
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic with the task in the observation",

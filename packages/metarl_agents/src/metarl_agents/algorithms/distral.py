@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl_agents.algorithms.svg0 import SVG0, SVG0Config
-from metarl_agents.priors.algorithm import ChunkBatch
+from metarl_agents.priors.learner import ChunkBatch
 from metarl_agents.priors.samples import AFTER, BEFORE, at
 from metarl_agents.priors.values import valid_mean
 

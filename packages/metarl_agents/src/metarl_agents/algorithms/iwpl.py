@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from metarl_agents.networks.optimisers import adam
-from metarl_agents.priors.algorithm import ChunkBatch, MultiTaskAlgorithm
+from metarl_agents.priors.algorithm import MultiTaskAlgorithm
 from metarl_agents.priors.config import MultiTaskConfig
+from metarl_agents.priors.learner import ChunkBatch
 from metarl_agents.priors.policy import MultiTaskPolicy
 from metarl_agents.priors.samples import AFTER, BEFORE, at, log_prob
 from metarl_agents.priors.values import (

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from metarl_agents.networks.functional import Gaussian
 from metarl_agents.networks.optimisers import adam
-from metarl_agents.priors.algorithm import ChunkBatch
+from metarl_agents.priors.algorithm import MultiTaskAlgorithm
 from metarl_agents.priors.config import RetraceConfig
+from metarl_agents.priors.learner import ChunkBatch
 from metarl_agents.priors.policy import MultiTaskPolicy
 from metarl_agents.priors.retrace_critic import RetraceAlgorithm, TargetView
 from metarl_agents.priors.samples import AFTER, BEFORE, at, log_prob
@@ -95,7 +96,7 @@ class EStep(NamedTuple):
     log_weights: Tensor
 
 
-class MPO(RetraceAlgorithm):
+class MPO(RetraceAlgorithm[MultiTaskPolicy], MultiTaskAlgorithm):
     """MPO with a Retrace critic; see the module for the source."""
 
     config_class: ClassVar[type[MPOConfig]] = MPOConfig

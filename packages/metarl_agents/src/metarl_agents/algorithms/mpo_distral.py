@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl_agents.algorithms.mpo import MPO, MPOConfig
-from metarl_agents.priors.algorithm import ChunkBatch
+from metarl_agents.priors.learner import ChunkBatch
 from metarl_agents.priors.samples import AFTER, BEFORE, at
 from metarl_agents.priors.values import valid_mean
 

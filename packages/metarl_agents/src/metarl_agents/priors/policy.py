@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl_agents.common.seeding import torch_stream
+from metarl_agents.priors.learner import LOG_MU, LearnerPolicy
 from metarl_agents.priors.networks import MultiTaskNetworks
 from metarl_agents.priors.tasks import TrainingTasks
 from metarl_agents.replay.buffer import IntArray, TaskReplayBuffer
-from metarl_agents.replay.policy import MetaPolicy
 
 if TYPE_CHECKING:
     from metarl_envs.evaluation import Transition, Trial
 
-#: Column of the replay buffer: log-density of the action, as it was chosen, under the acting policy.
-LOG_MU = "log_mu"
 
-
-class MultiTaskPolicy(MetaPolicy):
+class MultiTaskPolicy(LearnerPolicy):
     """A policy that receives the index of each rollout's training task. Its one conditioning is "task".
 
     Actions are not clipped: their densities are those of the policy, and the environment clips them.
