@@ -15,6 +15,7 @@ GLOSSARY: dict[str, str] = {
     "collect/return_max": "largest of those returns",
     "collect/return_prior": "mean return of the episodes with z from the prior",
     "collect/return_posterior": "mean return of the episodes with z from the posterior",
+    "collect/return_trial": "mean return of episodes of trials, in which the task is inferred",
     "collect/return_task": "mean return of the episodes whose policy received the task",
     "collect/return_exploring": "mean return of the episodes with exploration noise or sampled actions",
     "collect/return_warm_up": "mean return of the episodes that fill the episode buffer, with h = 0",
