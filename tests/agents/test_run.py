@@ -79,7 +79,10 @@ OVERRIDES = {
     "pearl_star": [*TINY_MULTI_TASK, "memory_width=6", "latent_size=2"],
     "rl2_off_policy": [
         *(text for text in TINY_MULTI_TASK if not text.startswith(("batch_size", "chunk_length"))),
-        "batch_size=2", "chunk_length=30", "memory_hidden=8", "memory_width=6",
+        "batch_size=2",
+        "chunk_length=30",
+        "memory_hidden=8",
+        "memory_width=6",
     ],
     "oracle": [*TINY_ORACLE, "steps_per_task=60"],
     "maml": TINY_MAML,
