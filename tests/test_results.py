@@ -117,6 +117,44 @@ def test_commands_join_the_seeds_and_keep_evaluations_with_their_training():
     ]
 
 
+def test_a_study_has_a_section_with_its_remarks(generate, small):
+    def variant(area, reached):
+        curve = {"statistic": "IQM", "interval": "none", "estimate": [0.1 * k for k in range(20)]}
+        return {"score_mean": 2 * area, "area": [area, area - 1, area + 1], "curve": curve,
+                "episodes_until_80_percent": reached}  # fmt: skip
+
+    study = {
+        "command": "metarl study iwpa X", "family": ID, "pretraining": "distral", "preset": "fast",
+        "train_tasks": 8, "split": "test", "tasks": 5, "trial_seeds": [0], "episodes": 20,
+        "seeds": {"0": {"prior_coverage_of_validation_tasks": 0.9, "pretraining_core_seconds": 61.2}},
+        "references": {"zero": 0.0, "oracle": 13.25},
+        "variants": {"iwpa": variant(8.0, 12), "scratch": variant(1.5, None), "prior": variant(1.0, None)},
+        "differences": [
+            {"first": a, "second": b, "episodes": part, "first_minus_second": [gap, gap - 1, gap + 1]}
+            for part, scale in (([1, 20], 1), ([1, 10], 0.5))
+            for a, b, gap in (
+                ("iwpa", "scratch", 6.5 * scale), ("iwpa", "prior", 7 * scale), ("scratch", "prior", 0.5)
+            )
+        ],
+    }  # fmt: skip
+    folder = small / "iwpa" / "quick"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(study))
+    (folder / "remarks.md").write_text("What limits it.\n")
+    text = generate.results_page(generate.Results.read(small))
+    section = text[text.index("## Adaptation study: quick") :]
+    assert "8 training tasks" in section
+    assert "zero 0, oracle 13.25" in section
+    assert "0.90 (seed 0)" in section
+    assert "| `iwpa` | 16 | 8 [7, 9] | 0.9 | 1.9 | – | 12 |" in section
+    assert "| `scratch` | 3 | 1.5 [0.5, 2.5] | 0.9 | 1.9 | – | – |" in section
+    assert "|  | `scratch` | `prior` |" in section
+    assert "| `iwpa` | 6.5 [5.5, 7.5] | 7 [6, 8] |" in section
+    assert "| `iwpa` | 3.25 [2.25, 4.25] | 3.5 [2.5, 4.5] |" in section
+    assert "| `scratch` |  | 0.5 [-0.5, 1.5] |" in section
+    assert section.index("metarl study iwpa X") < section.index("What limits it.") < section.index("## Speed")
+
+
 def test_a_mark_or_a_remark_of_nothing_is_refused(generate, small):
     (small / "remarks" / "MetaPoint-Gaol-v0.md").write_text("Remark.")
     with pytest.raises(ValueError, match="there is no family MetaPoint-Gaol-v0"):
