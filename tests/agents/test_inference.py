@@ -282,11 +282,11 @@ def test_a_chunk_of_a_long_trial_begins_in_the_state_of_the_whole_trial():
     ours, buffer = make(RL2OffPolicy, RL2, chunk_length=3), filled()
     memory = ours.policy.networks.critic_memory
     inputs = torch.as_tensor(trial_inputs(buffer, whole(buffer)), dtype=torch.float64)
-    states = memory(inputs, memory.start(3)).hidden
+    states = memory(inputs, memory.start(3))
     for drawn in (0, 2, 5):
         trials = whole(buffer)._replace(drawn=np.minimum(drawn, [6, 10, 5]))
         data = ours.batch(buffer, trials)
-        found = ours.states(memory, data).hidden
+        found = ours.outputs(memory, data)
         for b in range(3):
             start = int(data.prefix_length[b])
             assert start <= trials.drawn[b] < start + 3
@@ -298,19 +298,16 @@ def test_what_follows_a_sequence_does_not_change_its_state():
     memory = Memory(3, (4,), 5, generator=torch.Generator().manual_seed(0))
     inputs = torch.randn(3, 6, 3)
     length = torch.tensor([0, 2, 6])
-    found = memory.after(inputs, length)
+    found = memory.state_after(inputs, length)
     changed = inputs.clone()
     changed[0], changed[1, 2:] = 7.0, 7.0
-    again = memory.after(changed, length)
+    again = memory.state_after(changed, length)
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     assert torch.equal(found.hidden[0], torch.zeros(5))
-    reference = torch.nn.LSTM(4, 5, batch_first=True)
-    with torch.no_grad():
-        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            getattr(reference, f"{kind}_l0").copy_(getattr(memory.cell, kind))
-        hidden, (_, cell) = reference(torch.nn.functional.elu(memory.layers[0](inputs)))
-    torch.testing.assert_close(memory(inputs, memory.start(3)).hidden, hidden)
-    torch.testing.assert_close(found.cell[2], cell[0, 2])
+    torch.testing.assert_close(memory.output_after(inputs, length), found.hidden)
+    states = memory.states(inputs, memory.start(3))
+    torch.testing.assert_close(memory(inputs, memory.start(3)), states.hidden)
+    torch.testing.assert_close(found.cell[1:], torch.stack((states.cell[1, 1], states.cell[2, 5])))
 
 
 @pytest.mark.long
@@ -340,7 +337,7 @@ def test_collected_trials_are_those_of_the_policy(agent, tmp_path):
         with torch.no_grad():
             inputs = policy.tensor(trial_inputs(buffer, running))
             memory = policy.networks.actor_memory
-            hidden = memory(inputs, memory.start(80)).hidden
+            hidden = memory(inputs, memory.start(80))
             expected = policy.networks.actor(hidden).log_prob(policy.tensor(buffer.act.take(running.rows, 0)))
         found = buffer.info[LOG_MU].take(running.rows)
         np.testing.assert_allclose(
@@ -380,7 +377,7 @@ def test_in_an_evaluation_the_state_is_that_of_the_steps_of_each_task():
     memory = ours.policy.networks.actor_memory
     for task in range(2):
         sequence = torch.as_tensor(np.array(inputs[task]), dtype=torch.float32)[None]
-        expected = memory.after(sequence, torch.tensor([len(inputs[task])]))
+        expected = memory.state_after(sequence, torch.tensor([len(inputs[task])]))
         torch.testing.assert_close(agent.policy.memory.hidden[task], expected.hidden[0])
     np.testing.assert_allclose(agent.policy.previous_RI.numpy(), previous, rtol=1e-6)
 

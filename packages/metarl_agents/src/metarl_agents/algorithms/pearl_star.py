@@ -48,12 +48,16 @@ class PearlStarConfig(InferenceConfig):
     Attributes:
         latent_size: size of z.
         kl_weight: weight of KL(q(z|c) || N(0, I)) in the encoder's loss.
+        shared_q: whether the critic is a product of features of state and action and a weight vector, which
+            is a function of z. Its random weights make policies with different z explore in different
+            directions.
     """
 
     latent_size: int = 5
     kl_weight: float = 1e-3
+    shared_q: bool = False
 
-    may_be_zero: ClassVar[tuple[str, ...]] = (*InferenceConfig.may_be_zero, "kl_weight")
+    may_be_zero: ClassVar[tuple[str, ...]] = (*InferenceConfig.may_be_zero, "kl_weight", "shared_q")
 
 
 class TrialEncoder(nn.Module):
@@ -81,7 +85,7 @@ class TrialEncoder(nn.Module):
 
     def forward(self, steps_BLI: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (B, Z) after the first `length_B` steps."""
-        return self.gaussian(self.memory.after(steps_BLI, length_B).hidden, length_B == 0)
+        return self.gaussian(self.memory.output_after(steps_BLI, length_B), length_B == 0)
 
 
 class PearlStarNetworks(nn.Module):
@@ -101,8 +105,8 @@ class PearlStarNetworks(nn.Module):
             latent,
             actions,
             config.critic_hidden,
-            shared=False,
-            described=False,
+            shared=config.shared_q,
+            described=True,
             generator=weights,
         )
         self.actor = GaussianPolicy(

@@ -189,7 +189,7 @@ class RL2OffPolicyPolicy(InferencePolicy):
             return
         inputs_RLI = self.tensor(trial_inputs(buffer, trials))
         length_R = torch.as_tensor(trials.length).to(self.generator.device)
-        self.memory = self.networks.actor_memory.after(inputs_RLI, length_R)
+        self.memory = self.networks.actor_memory.state_after(inputs_RLI, length_R)
         last_R = trials.rows[:, -1]
         previous_RI = self.tensor(
             previous_inputs(buffer.act.take(last_R, 0), buffer.rew.take(last_R), np.ones(count))
@@ -306,12 +306,10 @@ class RL2OffPolicy(InferenceAlgorithm[RL2OffPolicyPolicy]):
     # -- updates ----------------------------------------------------------------------------------
 
     @staticmethod
-    def states(memory: Memory, data: TrialBatch) -> LSTMState:
-        """States (B, S, W) of a memory before each action; no gradient reaches the steps of the prefix."""
-        with torch.no_grad():
-            start = memory.after(data.prefix, data.prefix_length)
-        states: LSTMState = memory(data.inputs, start)
-        return states
+    def outputs(memory: Memory, data: TrialBatch) -> Tensor:
+        """Outputs (B, S, W) of a memory before each action; no gradient reaches the steps of the prefix."""
+        outputs_BSW: Tensor = memory(data.inputs, memory.state_after(data.prefix, data.prefix_length))
+        return outputs_BSW
 
     @torch.no_grad()
     def target_view(self, data: TrialBatch) -> TrialView:
@@ -319,7 +317,7 @@ class RL2OffPolicy(InferenceAlgorithm[RL2OffPolicyPolicy]):
         target = self.target.network
 
         def outputs(memory: Memory) -> tuple[Tensor, Tensor]:
-            found = self.states(memory, data)
+            found = memory.states(data.inputs, memory.state_after(data.prefix, data.prefix_length))
             flat = LSTMState(*(part.flatten(0, 1) for part in found))
             after = memory.step(data.following.flatten(0, 1), flat).hidden
             return found.hidden, after.view_as(found.hidden)
@@ -333,14 +331,14 @@ class RL2OffPolicy(InferenceAlgorithm[RL2OffPolicyPolicy]):
     def values(self, data: TrialBatch) -> Tensor:
         """See `RetraceAlgorithm.values`."""
         networks = self.policy.networks
-        hidden_BSW = self.states(networks.critic_memory, data).hidden
+        hidden_BSW = self.outputs(networks.critic_memory, data)
         values_BS: Tensor = networks.critic(hidden_BSW, data.task, data.act)
         return values_BS
 
     def acting(self, data: TrialBatch) -> Gaussian:
         """See `ValueGradientAlgorithm.acting`."""
         networks = self.policy.networks
-        policy: Gaussian = networks.actor(self.states(networks.actor_memory, data).hidden)
+        policy: Gaussian = networks.actor(self.outputs(networks.actor_memory, data))
         return policy
 
     def trial_agent(self) -> RL2OffPolicyAgent:

@@ -48,34 +48,38 @@ class Memory(nn.Module):
             linear(a, b, generator=generator, weight_bound=hidden_bound(b), bias=0.0)
             for a, b in pairwise(sizes)
         )
-        self.cell = nn.LSTMCell(sizes[-1], width, device="meta").to_empty(device="cpu")
+        self.lstm = nn.LSTM(sizes[-1], width, batch_first=True, device="meta").to_empty(device="cpu")
         bound = 1.0 / math.sqrt(width)
         with torch.no_grad():
-            for parameter in self.cell.parameters():
+            for parameter in self.lstm.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)
 
     def start(self, count: int) -> LSTMState:
         """The state before the first step of `count` sequences: zeros."""
-        zeros_BW = self.cell.weight_hh.new_zeros(count, self.width)
+        weight: Tensor = self.lstm.weight_hh_l0  # type: ignore[assignment]
+        zeros_BW = weight.new_zeros(count, self.width)
         return LSTMState(zeros_BW, zeros_BW.clone())
 
     def step(self, inputs_BI: Tensor, state: LSTMState) -> LSTMState:
         """The state after one more step."""
-        return LSTMState(*self.cell(self._prepared(inputs_BI), tuple(state)))
+        return self._step(self._prepared(inputs_BI), state)
 
-    def forward(self, inputs_BSI: Tensor, state: LSTMState) -> LSTMState:
-        """The states (B, S, W) after each step."""
-        prepared_BSI = self._prepared(inputs_BSI)
+    def forward(self, inputs_BSI: Tensor, state: LSTMState) -> Tensor:
+        """Outputs (B, S, W) after each step."""
+        hidden_BSW, _ = self.lstm(self._prepared(inputs_BSI), (state.hidden[None], state.cell[None]))
+        return hidden_BSW  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def states(self, inputs_BSI: Tensor, state: LSTMState) -> LSTMState:
+        """The states (B, S, W) after each step, without gradients."""
         found = []
-        now = tuple(state)
-        for prepared_BI in prepared_BSI.unbind(1):
-            now = self.cell(prepared_BI, now)
-            found.append(now)
-        hidden, cell = zip(*found, strict=True)
-        return LSTMState(torch.stack(hidden, 1), torch.stack(cell, 1))
+        for prepared_BI in self._prepared(inputs_BSI).unbind(1):
+            state = self._step(prepared_BI, state)
+            found.append(state)
+        return LSTMState(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))
 
-    def after(self, inputs_BSI: Tensor, length_B: Tensor) -> LSTMState:
-        """The states (B, W) after the first `length_B` steps of each sequence, from zeros.
+    def output_after(self, inputs_BSI: Tensor, length_B: Tensor) -> Tensor:
+        """Outputs (B, W) after the first `length_B` steps of each sequence; zeros for none.
 
         Args:
             inputs_BSI: inputs; those beyond a sequence's length have no influence.
@@ -83,16 +87,19 @@ class Memory(nn.Module):
         """
         start = self.start(len(inputs_BSI))
         if not inputs_BSI.shape[1]:
+            return start.hidden
+        return _after(self(inputs_BSI, start), length_B)
+
+    def state_after(self, inputs_BSI: Tensor, length_B: Tensor) -> LSTMState:
+        """The states (B, W) after the first `length_B` steps, without gradients; see `output_after`."""
+        start = self.start(len(inputs_BSI))
+        if not inputs_BSI.shape[1]:
             return start
-        found = self(inputs_BSI, start)
-        place_B11 = (length_B - 1).clamp(min=0)[:, None, None].expand(-1, 1, self.width)
-        none_B1 = (length_B == 0)[:, None]
-        return LSTMState(
-            *(
-                torch.where(none_B1, zero, each.gather(1, place_B11)[:, 0])
-                for zero, each in zip(start, found, strict=True)
-            )
-        )
+        return LSTMState(*(_after(part, length_B) for part in self.states(inputs_BSI, start)))
+
+    def _step(self, prepared_BI: Tensor, state: LSTMState) -> LSTMState:
+        _, (hidden, cell) = self.lstm(prepared_BI[:, None], (state.hidden[None], state.cell[None]))
+        return LSTMState(hidden[0], cell[0])
 
     def _prepared(self, inputs: Tensor) -> Tensor:
         """Inputs of the LSTM."""
@@ -104,3 +111,9 @@ class Memory(nn.Module):
 def selected(changed_B: Tensor, new: LSTMState, old: LSTMState) -> LSTMState:
     """The new state of the sequences of which something changed, and the old one of others."""
     return LSTMState(*(torch.where(changed_B[:, None], a, b) for a, b in zip(new, old, strict=True)))
+
+
+def _after(found_BSW: Tensor, length_B: Tensor) -> Tensor:
+    """What was found (B, W) after the first `length_B` steps; zeros for none."""
+    place_B11 = (length_B - 1).clamp(min=0)[:, None, None].expand(-1, 1, found_BSW.shape[-1])
+    return torch.where((length_B == 0)[:, None], 0.0, found_BSW.gather(1, place_B11)[:, 0])
