@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarl_agents.sweep.tables import table
+from metarl_agents.sweep.tables import percent, table
 
 Record = Mapping[str, Any]
 
@@ -65,13 +65,14 @@ def _numbers(study: Record) -> str:
             (
                 f"`{name}`",
                 f"{numbers['score_mean']:.4g}",
+                percent(numbers["success"]),
                 _interval(numbers["area"]),
                 *(f"{curve[e]:.3g}" if e in curve else "–" for e in (10, 20, 40)),
                 "–" if reached is None else f"{reached}",
             )
         )
     head = (
-        "variant", "score (mean)", "mean return of all episodes", "at episode 10", "20", "40",
+        "variant", "score (mean)", "success", "mean return of all episodes", "at episode 10", "20", "40",
         "episodes until 80 % of the oracle",
     )  # fmt: skip
     return table(head, lines)

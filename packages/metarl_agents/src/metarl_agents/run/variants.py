@@ -78,6 +78,7 @@ def _numbers(result: evaluation.Result, window: int) -> dict[str, Any]:
     curve = evaluation.adaptation_curve(result, window=window, rng=np.random.default_rng(0))
     return {
         "score_mean": float(result.scores.mean()),
+        "success": float(result.scored("success_once").mean()),
         "area": list(evaluation.curve_area(result)),
         "episodes_until_80_percent": (
             evaluation.episodes_until(result, 0.8, window=window) if _has_oracle(result) else None
