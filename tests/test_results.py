@@ -146,8 +146,8 @@ def test_a_study_has_a_section_with_its_remarks(generate, small):
     assert "8 training tasks" in section
     assert "zero 0, oracle 13.25" in section
     assert "0.90 (seed 0)" in section
-    assert "| `iwpa` | 16 | 25 % | 8 [7, 9] | 0.9 | 1.9 | – | 12 |" in section
-    assert "| `scratch` | 3 | 25 % | 1.5 [0.5, 2.5] | 0.9 | 1.9 | – | – |" in section
+    assert "| `iwpa` | 16 | 25% | 8 [7, 9] | 0.9 | 1.9 | – | 12 |" in section
+    assert "| `scratch` | 3 | 25% | 1.5 [0.5, 2.5] | 0.9 | 1.9 | – | – |" in section
     assert "|  | `scratch` | `prior` |" in section
     assert "| `iwpa` | 6.5 [5.5, 7.5] | 7 [6, 8] |" in section
     assert "| `iwpa` | 3.25 [2.25, 4.25] | 3.5 [2.5, 4.5] |" in section
