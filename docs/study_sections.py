@@ -45,7 +45,8 @@ def _section(folder: Path, study: Record) -> list[str]:
     for episodes in dict.fromkeys(tuple(d["episodes"]) for d in study["differences"]):
         parts += [
             f"Mean return of episodes {episodes[0]} to {episodes[1]}, row minus column, paired by "
-            "pre-training and task, with 95 % intervals over both:",
+            "pre-training and task: mean, [95 % interval over tasks], (95 % interval over tasks and "
+            "pre-trainings):",
             _differences(study, episodes),
         ]
     parts += [f"    {study['command']}", f"![Returns along the episodes](iwpa/{folder.name}/study.png)"]
@@ -81,7 +82,7 @@ def _numbers(study: Record) -> str:
 def _differences(study: Record, episodes: tuple[int, ...]) -> str:
     """Returns a matrix of the differences over some episodes, without its lower half."""
     found = {
-        (d["first"], d["second"]): d["first_minus_second"]
+        (d["first"], d["second"]): _both_intervals(d)
         for d in study["differences"]
         if tuple(d["episodes"]) == episodes
     }
@@ -89,7 +90,7 @@ def _differences(study: Record, episodes: tuple[int, ...]) -> str:
     lines = [
         (
             f"`{row}`",
-            *(_interval(found[row, column]) if (row, column) in found else "" for column in names[1:]),
+            *(found.get((row, column), "") for column in names[1:]),
         )
         for row, _ in itertools.pairwise(names)
     ]
@@ -98,3 +99,9 @@ def _differences(study: Record, episodes: tuple[int, ...]) -> str:
 
 def _interval(numbers: list[float]) -> str:
     return f"{numbers[0]:.3g} [{numbers[1]:.3g}, {numbers[2]:.3g}]"
+
+
+def _both_intervals(difference: Record) -> str:
+    mean, low, high = difference["first_minus_second"]
+    own = [mean, *difference["interval_over_tasks"]]
+    return f"{_interval(own)} ({low:.3g}, {high:.3g})"

@@ -130,7 +130,8 @@ def test_a_study_has_a_section_with_its_remarks(generate, small):
         "references": {"zero": 0.0, "oracle": 13.25},
         "variants": {"iwpa": variant(8.0, 12), "scratch": variant(1.5, None), "prior": variant(1.0, None)},
         "differences": [
-            {"first": a, "second": b, "episodes": part, "first_minus_second": [gap, gap - 1, gap + 1]}
+            {"first": a, "second": b, "episodes": part, "first_minus_second": [gap, gap - 1, gap + 1],
+             "interval_over_tasks": [gap - 0.5, gap + 0.5]}
             for part, scale in (([1, 20], 1), ([1, 10], 0.5))
             for a, b, gap in (
                 ("iwpa", "scratch", 6.5 * scale), ("iwpa", "prior", 7 * scale), ("scratch", "prior", 0.5)
@@ -149,9 +150,9 @@ def test_a_study_has_a_section_with_its_remarks(generate, small):
     assert "| `iwpa` | 16 | 25% | 8 [7, 9] | 0.9 | 1.9 | – | 12 |" in section
     assert "| `scratch` | 3 | 25% | 1.5 [0.5, 2.5] | 0.9 | 1.9 | – | – |" in section
     assert "|  | `scratch` | `prior` |" in section
-    assert "| `iwpa` | 6.5 [5.5, 7.5] | 7 [6, 8] |" in section
-    assert "| `iwpa` | 3.25 [2.25, 4.25] | 3.5 [2.5, 4.5] |" in section
-    assert "| `scratch` |  | 0.5 [-0.5, 1.5] |" in section
+    assert "| `iwpa` | 6.5 [6, 7] (5.5, 7.5) | 7 [6.5, 7.5] (6, 8) |" in section
+    assert "| `iwpa` | 3.25 [2.75, 3.75] (2.25, 4.25) | 3.5 [3, 4] (2.5, 4.5) |" in section
+    assert "| `scratch` |  | 0.5 [0, 1] (-0.5, 1.5) |" in section
     assert section.index("metarl study iwpa X") < section.index("What limits it.") < section.index("## Speed")
 
 

@@ -104,5 +104,6 @@ def test_differences_of_methods_that_share_their_training_runs_are_paired_by_run
     found = paired_difference(mixed, worse)
     assert found.value == pytest.approx(1.0)
     assert (found.low, found.high) == (pytest.approx(-3.0), pytest.approx(3.0))
+    np.testing.assert_allclose(paired_difference(mixed, worse, over_runs=False), [1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="need the same training runs, got 3 and 2 of them"):
         paired_difference(better, Pooled(worse.reports[:2]))

@@ -66,6 +66,9 @@ def variants_record(results: Mapping[str, evaluation.Result], episodes: int, win
                 "first_minus_second": _rounded(
                     evaluation.paired_difference(results[first], results[second], part)
                 ),
+                "interval_over_tasks": _rounded(
+                    evaluation.paired_difference(results[first], results[second], part, over_runs=False)[1:]
+                ),
             }
             for part in dict.fromkeys(((1, episodes), (1, min(EARLY, episodes))))
             for first, second in itertools.combinations(results, 2)

@@ -126,17 +126,20 @@ def compare(
     )
 
 
-def paired_difference(first: Result, second: Result, episodes: tuple[int, int] | None = None) -> Estimate:
+def paired_difference(
+    first: Result, second: Result, episodes: tuple[int, int] | None = None, *, over_runs: bool = True
+) -> Estimate:
     """Mean difference of the returns of two methods that were applied to the same training runs.
 
     Row i of both results must belong to the same training run, e.g. two ways to adapt the same pre-trained
-    agents. Differences are taken for each run and task. For the interval, runs and tasks are resampled as a
-    whole, so it covers other pre-trainings and other tasks.
+    agents. Differences are taken for each run and task. For the interval, tasks are resampled as a whole, and
+    so are runs, if wanted: it then covers other pre-trainings and other tasks.
 
     Args:
         first: A report, or a `Pooled` of several training seeds.
         second: Another one.
         episodes: First and last episode, from 1 on; all episodes of the trial by default.
+        over_runs: Whether the interval is over runs, too.
 
     Raises:
         ValueError: If family, tasks, trial seeds or number of runs are not the same, or the trials are
@@ -149,6 +152,8 @@ def paired_difference(first: Result, second: Result, episodes: tuple[int, int] |
             f"paired results need the same training runs, got {len(sides[0])} and {len(sides[1])} of them"
         )
     pairs = sides[0] - sides[1]
+    if not over_runs:
+        pairs = pairs.mean(axis=0, keepdims=True)
     runs, tasks = pairs.shape
     rng = np.random.default_rng(0)
     run_index = rng.integers(runs, size=(_REPETITIONS, runs, 1))
