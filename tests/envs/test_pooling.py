@@ -163,3 +163,16 @@ def test_a_picture_shows_seeds_as_thin_lines_and_says_what_its_band_is_over(tmp_
     assert "1 training seed, 2 trial seeds" in single.get_supxlabel()
     assert "bootstrap over trial seeds" in single.get_supxlabel()
     assert "Thin lines" not in single.get_supxlabel()
+
+
+def test_a_picture_of_many_results_has_their_names_above_and_no_lines_of_seeds(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (drawn.append(self), path.touch()))
+    names = "abcde"
+    results = [pooled([dataclasses.replace(r, agent=name) for r in reports(2)]) for name in names]
+    plot_adaptation(results, tmp_path / "a.png")
+    (figure,) = drawn
+    assert figure.axes[0].get_legend() is None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(names)
+    assert not [line for line in figure.axes[0].lines if line.get_linewidth() < 1]
+    assert "Thin lines" not in figure.get_supxlabel()

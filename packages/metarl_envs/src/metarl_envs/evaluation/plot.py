@@ -24,6 +24,8 @@ _LABELS = {
     "success_once": "success rate (at any step)",
     "success_at_end": "success rate (at the end)",
 }
+#: Largest number of results whose names are inside the axes, and whose training seeds have lines.
+_FEW = 4
 _MAX_MARKERS = 25
 # Height of a line of text as a fraction of the height of the plot.
 _LABEL_HEIGHT = 0.045
@@ -42,8 +44,8 @@ def plot_adaptation(
 
     The line shows the IQM over seeds and tasks (the mean for success), the shaded area its bootstrap
     interval; the caption says what it is over. If a result has several training seeds, each has a thin
-    line. Filled markers are scored episodes, hollow ones adaptation episodes. Dashed lines are
-    the scores of the references, drawn only for the return.
+    line, unless there are more than four results. Filled markers are scored episodes, hollow ones adaptation
+    episodes. Dashed lines are the scores of the references, drawn only for the return.
 
     Args:
         reports: Reports on one split of one family, of one agent each. Those of several training
@@ -79,7 +81,7 @@ def plot_adaptation(
     rng = np.random.default_rng(0)
     curves = [adaptation_curve(r, metric, window=window, confidence=confidence, rng=rng) for r in reports]
     for number, (report, curve) in enumerate(zip(reports, curves, strict=True)):
-        _draw_curve(axes, report, curve, number, window)
+        _draw_curve(axes, report, curve, number, window, len(reports))
     if metric == "return":
         _draw_references(axes, reports)
     _dress(figure, axes, reports, curves, metric, title, window, confidence)
@@ -87,7 +89,14 @@ def plot_adaptation(
         figure.savefig(temporary, format="png", dpi=160)
 
 
-def _draw_curve(axes: Any, report: Result, curve: AdaptationCurve, number: int, window: int) -> None:
+def _drawn_seeds(report: Result, count: int) -> Sequence[Report]:
+    """Training seeds with a line of their own, if there are not too many results for that."""
+    return report.reports if isinstance(report, Pooled) and count <= _FEW else ()
+
+
+def _draw_curve(
+    axes: Any, report: Result, curve: AdaptationCurve, number: int, window: int, count: int
+) -> None:
     x = _seen(curve)
     colour = _COLOURS[number % len(_COLOURS)]
     # When there are more curves than colours, the second round of them is dashed.
@@ -103,7 +112,7 @@ def _draw_curve(axes: Any, report: Result, curve: AdaptationCurve, number: int, 
             capsize=4,
             linewidth=1.5,
         )
-    for seed in report.reports if isinstance(report, Pooled) else ():
+    for seed in _drawn_seeds(report, count):
         one = adaptation_curve(seed, curve.metric, window=window, repetitions=1, rng=np.random.default_rng(0))
         axes.plot(x, one.estimate, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
     axes.plot(
@@ -176,10 +185,15 @@ def _dress(
         axes.spines[side].set_color(_FAINT)
     axes.tick_params(colors=_INK, labelsize=9)
     handles = [handle for handle in axes.get_lines() if not handle.get_label().startswith("_")]
-    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=_INK)
+    look = {"handles": handles, "frameon": False, "fontsize": 9, "labelcolor": _INK}
+    if len(reports) > _FEW:
+        # Many names would cover the curves.
+        figure.legend(**look, loc="outside upper center", ncols=3)
+    else:
+        axes.legend(**look)
     sizes = " / ".join(dict.fromkeys(sample_size(report) for report in reports))
     methods = " / ".join(dict.fromkeys(curve.interval for curve in curves))
-    seeds = " Thin lines: training seeds." if any(isinstance(r, Pooled) for r in reports) else ""
+    seeds = " Thin lines: training seeds." if any(_drawn_seeds(r, len(reports)) for r in reports) else ""
     figure.supxlabel(
         f"{sizes}. Filled markers: scored.{seeds}\nBand: {confidence:.0%} interval, {methods}.",
         x=0.01,
