@@ -5,7 +5,6 @@ What the numbers do not say is written by hand in results/iwpa/STUDY/remarks.md 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,13 +86,7 @@ def _differences(study: Record, episodes: tuple[int, ...]) -> str:
         if tuple(d["episodes"]) == episodes
     }
     names = list(study["variants"])
-    lines = [
-        (
-            f"`{row}`",
-            *(found.get((row, column), "") for column in names[1:]),
-        )
-        for row, _ in itertools.pairwise(names)
-    ]
+    lines = [(f"`{row}`", *(found.get((row, column), "") for column in names[1:])) for row in names[:-1]]
     return table(("", *(f"`{name}`" for name in names[1:])), lines)
 
 

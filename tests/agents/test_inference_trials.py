@@ -21,6 +21,11 @@ from metarl_agents.run.checkpoint import newest_checkpoint, read_checkpoint, unp
 from metarl_agents.run.evaluate import load_agent
 from metarl_envs.evaluation import Trial
 
+TWO_TASKS = Trial(
+    num_tasks=2, observation_space=box(OBS), action_space=box(ACT), horizon=3, adaptation_episodes=1,
+    scored_episodes=1, episodes_per_update=1, deterministic=False, seed=0,
+)  # fmt: skip
+
 
 def test_what_follows_a_sequence_does_not_change_its_state():
     memory = Memory(3, (4,), 5, generator=torch.Generator().manual_seed(0))
@@ -78,11 +83,7 @@ def test_in_an_evaluation_the_state_is_that_of_the_steps_of_each_task():
     config = dataclasses.replace(RL2, memory_hidden=())
     ours = build(RL2OffPolicy, config, num_tasks=3)
     agent = ours.trial_agent()
-    trial = Trial(
-        num_tasks=2, observation_space=box(OBS), action_space=box(ACT), horizon=3, adaptation_episodes=1,
-        scored_episodes=1, episodes_per_update=1, deterministic=False, seed=0,
-    )  # fmt: skip
-    agent.begin_trial(trial)
+    agent.begin_trial(TWO_TASKS)
     g = np.random.default_rng(0)
     inputs = [[], []]
     previous = np.zeros((2, ACT + 2))
@@ -113,11 +114,7 @@ def test_in_an_evaluation_the_state_is_that_of_the_steps_of_each_task():
 def test_z_is_kept_through_an_episode_and_drawn_from_the_posterior_of_the_trial():
     ours = build(PearlStar, PEARL, num_tasks=3)
     agent = ours.trial_agent()
-    trial = Trial(
-        num_tasks=2, observation_space=box(OBS), action_space=box(ACT), horizon=3, adaptation_episodes=1,
-        scored_episodes=1, episodes_per_update=1, deterministic=False, seed=0,
-    )  # fmt: skip
-    agent.begin_trial(trial)
+    agent.begin_trial(TWO_TASKS)
     g = np.random.default_rng(0)
     seen = []
     steps = [[], []]

@@ -13,11 +13,10 @@ sparse navigation on the dense reward (`training_reward`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,26 +131,7 @@ class PearlStarBatch(NamedTuple):
 
 
 class PearlStarPolicy(InferencePolicy):
-    """pi(a|s, z) with one z per episode.
-
-    Args:
-        networks: all networks.
-        action_space: box of actions.
-        observation_space: box of observations.
-        generator: random generator of the policy.
-    """
-
-    def __init__(
-        self,
-        *,
-        networks: PearlStarNetworks,
-        action_space: Box,
-        observation_space: Box,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
-        self.networks = networks
-        self.latent_RZ = torch.zeros(0, networks.encoder.latent, device=generator.device)
+    """pi(a|s, z) with one z per episode."""
 
     def context(self, buffer: TaskReplayBuffer, trials: TrialRows) -> Tensor:
         """Encoder inputs (B, L, I) of the steps of trials."""
@@ -186,9 +166,7 @@ class PearlStarPolicy(InferencePolicy):
 
     def choose(self, obs_RO: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
         """See `InferencePolicy.choose`."""
-        distribution = self.networks.actor(obs_RO, self.latent_RZ)
-        actions_RA = distribution.mean if deterministic else distribution.draw(self.generator)
-        return actions_RA, distribution.log_prob(actions_RA)
+        return self.drawn(self.networks.actor(obs_RO, self.latent_RZ), deterministic)
 
 
 class PearlStarAgent(InferenceAgent):
@@ -236,6 +214,8 @@ class PearlStar(InferenceAlgorithm[PearlStarPolicy]):
 
     config_class: ClassVar[type[PearlStarConfig]] = PearlStarConfig
     config: PearlStarConfig
+    policy_class: ClassVar[type[PearlStarPolicy]] = PearlStarPolicy
+    networks_class: ClassVar[type[PearlStarNetworks]] = PearlStarNetworks
     loss_names: ClassVar[tuple[str, ...]] = (*LOSSES, "kl", "posterior_variance")
 
     def __init__(
@@ -246,17 +226,6 @@ class PearlStar(InferenceAlgorithm[PearlStarPolicy]):
         # The encoder is trained with the critic: its gradient is that of the critic's loss and the KL term.
         self.critic_optim = self.optimiser(nn.ModuleList((networks.critic, networks.encoder)))
         self.actor_optim = self.optimiser(networks.actor)
-
-    @classmethod
-    def from_config(cls, config: PearlStarConfig, context: Context) -> Self:
-        """Builds the networks with initial weights from the run's seed, on the device."""
-        policy = PearlStarPolicy(
-            networks=PearlStarNetworks(config, context).to(context.device),
-            action_space=context.action_space,
-            observation_space=context.observation_space,
-            generator=context.stream("acting"),
-        )
-        return cls(policy=policy, config=config, generator=context.stream("update"))
 
     def draw(self, buffer: TaskReplayBuffer, batch_size: int) -> PearlStarBatch:
         """Chunks of tasks drawn uniformly, with the beginnings of trials of the same tasks."""

@@ -14,11 +14,10 @@ of older weights.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -154,26 +153,7 @@ def trial_inputs(buffer: TaskReplayBuffer, trials: TrialRows) -> NDArray[np.floa
 
 
 class RL2OffPolicyPolicy(InferencePolicy):
-    """A policy with a recurrent state.
-
-    Args:
-        networks: all networks.
-        action_space: box of actions.
-        observation_space: box of observations.
-        generator: random generator of the policy.
-    """
-
-    def __init__(
-        self,
-        *,
-        networks: RecurrentNetworks,
-        action_space: Box,
-        observation_space: Box,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
-        self.networks = networks
-        self.begin_trials(0)
+    """A policy with a recurrent state."""
 
     def begin_trials(self, count: int) -> None:
         """Forgets everything, before the first step of `count` trials."""
@@ -208,9 +188,7 @@ class RL2OffPolicyPolicy(InferencePolicy):
     def choose(self, obs_RO: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
         """See `InferencePolicy.choose`."""
         self.memory = self.networks.actor_memory.step(torch.cat((obs_RO, self.previous_RI), -1), self.memory)
-        distribution = self.networks.actor(self.memory.hidden)
-        actions_RA = distribution.mean if deterministic else distribution.draw(self.generator)
-        return actions_RA, distribution.log_prob(actions_RA)
+        return self.drawn(self.networks.actor(self.memory.hidden), deterministic)
 
     def observe(self, observations_RO: Tensor, actions_RA: Tensor, rewards_R: Tensor) -> None:
         """See `BatchPolicy.observe`."""
@@ -252,6 +230,8 @@ class RL2OffPolicy(InferenceAlgorithm[RL2OffPolicyPolicy]):
 
     config_class: ClassVar[type[RL2OffPolicyConfig]] = RL2OffPolicyConfig
     config: RL2OffPolicyConfig
+    policy_class: ClassVar[type[RL2OffPolicyPolicy]] = RL2OffPolicyPolicy
+    networks_class: ClassVar[type[RecurrentNetworks]] = RecurrentNetworks
 
     def __init__(
         self, *, policy: RL2OffPolicyPolicy, config: RL2OffPolicyConfig, generator: torch.Generator
@@ -260,17 +240,6 @@ class RL2OffPolicy(InferenceAlgorithm[RL2OffPolicyPolicy]):
         networks = policy.networks
         self.critic_optim = self.optimiser(nn.ModuleList((networks.critic_memory, networks.critic)))
         self.actor_optim = self.optimiser(nn.ModuleList((networks.actor_memory, networks.actor)))
-
-    @classmethod
-    def from_config(cls, config: RL2OffPolicyConfig, context: Context) -> Self:
-        """Builds the networks with initial weights from the run's seed, on the device."""
-        policy = RL2OffPolicyPolicy(
-            networks=RecurrentNetworks(config, context).to(context.device),
-            action_space=context.action_space,
-            observation_space=context.observation_space,
-            generator=context.stream("acting"),
-        )
-        return cls(policy=policy, config=config, generator=context.stream("update"))
 
     # -- data -------------------------------------------------------------------------------------
 

@@ -121,8 +121,8 @@ def iwpa(
 
     It writes study.json, study.txt and study.png with the returns along the
     episodes, the areas under the curves and their differences, and the share of
-    the validation tasks that the behaviour priors solve. Run the same command again to continue an
-    interrupted study.
+    the validation tasks that the behaviour priors solve. Run the same command
+    again to continue an interrupted study.
     """
     from metarl_agents.run.iwpa_study import VARIANTS, IWPAStudy
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl_agents.common.context import Context
-from metarl_agents.common.seeding import numpy_stream, torch_stream
+from metarl_agents.common.seeding import torch_stream
 from metarl_agents.priors.config import LearnerConfig
 from metarl_agents.priors.learner import LOG_MU, LearnerPolicy, TPolicy
 from metarl_agents.priors.value_gradient import LOSSES, ValueGradientAlgorithm
@@ -52,11 +53,24 @@ class InferenceConfig(LearnerConfig):
 
 
 class InferencePolicy(LearnerPolicy):
-    """A policy that infers the task from the running trial. Its one conditioning is "trial"."""
+    """A policy that infers the task from the running trial. Its one conditioning is "trial".
+
+    Args:
+        networks: all networks of the agent.
+        action_space: box of actions.
+        observation_space: box of observations.
+        generator: random generator of the policy.
+    """
 
     column_names = (LOG_MU, TRIAL_STEP)
     #: Number (R,) of steps of each rollout's trial so far.
     taken: Tensor
+
+    def __init__(
+        self, *, networks: nn.Module, action_space: Box, observation_space: Box, generator: torch.Generator
+    ) -> None:
+        super().__init__(action_space=action_space, observation_space=observation_space, generator=generator)
+        self.networks = networks
 
     def begin_rollouts(self, tasks_R: IntArray, conditioning: str, buffer: TaskReplayBuffer) -> None:
         """Computes the state of each rollout from the steps of its trial so far.
@@ -116,6 +130,10 @@ class InferenceAlgorithm(ValueGradientAlgorithm[TPolicy]):
     """SVG(0) with Retrace for a policy that infers the task from the running trial."""
 
     loss_names: ClassVar[tuple[str, ...]] = LOSSES
+    stored_columns: ClassVar[tuple[str, ...]] = (LOG_MU, TRIAL_STEP)
+    #: The acting policy, and its networks, which are built from configuration and context.
+    policy_class: ClassVar[Any]
+    networks_class: ClassVar[Any]
 
     @staticmethod
     def schedule(config: Any) -> Schedule:
@@ -127,16 +145,15 @@ class InferenceAlgorithm(ValueGradientAlgorithm[TPolicy]):
         return Schedule(initial=(trial(config.initial_steps),), iteration=(trial(config.steps_per_task),))
 
     @classmethod
-    def replay_buffer(cls, config: Any, context: Context) -> TaskReplayBuffer:
-        """An empty buffer with columns for the log-densities of actions and the numbers of steps."""
-        return TaskReplayBuffer(
-            context.num_tasks,
-            config.capacity_per_task,
-            context.observations,
-            context.actions,
-            generator=numpy_stream(context.seed, "buffer"),
-            info_keys=(*config.info_keys, LOG_MU, TRIAL_STEP),
+    def from_config(cls, config: Any, context: Context) -> Self:
+        """Builds the networks with initial weights from the run's seed, on the device."""
+        policy = cls.policy_class(
+            networks=cls.networks_class(config, context).to(context.device),
+            action_space=context.action_space,
+            observation_space=context.observation_space,
+            generator=context.stream("acting"),
         )
+        return cls(policy=policy, config=config, generator=context.stream("update"))
 
 
 class InferenceAgent:

@@ -32,6 +32,11 @@ class LearnerPolicy(MetaPolicy):
 
     networks: Any
 
+    def drawn(self, distribution: Gaussian, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """Actions (R, A), drawn or the mean, and the logarithms (R,) of their densities."""
+        actions_RA = distribution.mean if deterministic else distribution.draw(self.generator)
+        return actions_RA, distribution.log_prob(actions_RA)
+
 
 TPolicy = TypeVar("TPolicy", bound=LearnerPolicy)
 

@@ -94,9 +94,7 @@ class ActorPolicy(MultiTaskPolicy):
 
     def choose(self, obs_RO: Tensor, task_RD: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
         """See `MultiTaskPolicy.choose`."""
-        distribution = self.networks.actor(obs_RO, task_RD)
-        actions_RA = distribution.mean if deterministic else distribution.draw(self.generator)
-        return actions_RA, distribution.log_prob(actions_RA)
+        return self.drawn(self.networks.actor(obs_RO, task_RD), deterministic)
 
 
 class TrainedTasksAgent:

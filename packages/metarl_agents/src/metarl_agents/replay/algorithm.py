@@ -3,7 +3,7 @@
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
         report_every: gradient steps per report of mean losses.
         generator: random generator of the updates, on the device of the networks.
     """
+
+    #: Columns of the replay buffer that the policy fills.
+    stored_columns: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -139,7 +142,7 @@ class MetaOffPolicyAlgorithm(MetaAlgorithm, OffPolicyAlgorithm[TMetaPolicy]):
             context.observations,
             context.actions,
             generator=numpy_stream(context.seed, "buffer"),
-            info_keys=config.info_keys,
+            info_keys=(*config.info_keys, *cls.stored_columns),
         )
 
     def collector(
