@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_run import OVERRIDES
 
 from metarl_agents.common.config import ReplayConfig
+from metarl_agents.iwpa.config import VARIANTS
 from metarl_agents.registry import AGENTS, find_agent
+from metarl_envs.evaluation import Report
 
 # A table of the preset `paper` names an environment of the paper; "default" does not.
 CASES = [
@@ -30,9 +33,20 @@ SMALL = {
     for agent, overrides in OVERRIDES.items()
 }
 
+IWPA_FAMILIES = list(find_agent("iwpl").preset_tables()["paper"])[1:]
+EPISODES = 4
+
 
 def metarl(*arguments):
     return [str(Path(sys.executable).with_name("metarl")), *map(str, arguments)]
+
+
+def call(*arguments):
+    result = subprocess.run(
+        metarl(*arguments), capture_output=True, text=True, timeout=600, env=dict(os.environ)
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.slow
@@ -71,13 +85,38 @@ def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(a
         *evaluations,
         ("plot", run_dir, "--out", tmp_path),
     ):
-        result = subprocess.run(
-            metarl(*arguments), capture_output=True, text=True, timeout=600, env=dict(os.environ)
-        )
-        assert result.returncode == 0, result.stderr
+        call(*arguments)
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [r["iteration"] for r in records] == list(range(1, len(records) + 1))
     assert records[-1]["env_steps"] > done
     assert (tmp_path / "learning.png").stat().st_size > 1000
     assert list(tmp_path.glob(f"adaptation_{env_id}_*.png"))
     assert len(list(run_dir.glob("report_*.json"))) == len(evaluations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", IWPA_FAMILIES)
+def test_every_variant_adapts_on_every_family_of_its_paper(env_id, tmp_path):
+    run_dir = tmp_path / "run"
+    changes = [*SMALL["distral"], "initial_steps=50", "capacity_per_task=2000", "num_simulations=20"]
+    options = [part for text in changes for part in ("--set", text)]
+    call(
+        "train", "distral", env_id, "--preset", "paper", "--steps", 1, "--out", run_dir, "--no-progress",
+        *options,
+    )  # fmt: skip
+    small = ("batch_size=8", "action_samples=4", "policy_samples=2", "acting_samples=4", "prior_episodes=1")
+    said = call(
+        "adapt", run_dir, "--variant", ",".join(VARIANTS), "--preset", "paper", "--tasks", 2, "--seeds", 0,
+        "--episodes", EPISODES, "--no-progress", "--set", "finetune_after=2",
+        *(part for text in small for part in ("--set", text)),
+    )  # fmt: skip
+    assert (run_dir / "adaptation_test_iwpa.png").stat().st_size > 1000
+    for variant in VARIANTS:
+        assert f"{variant} " in said
+        (path,) = run_dir.glob(f"report_test_iwpa_{variant}_acting*.json")
+        report = Report.from_json(path)
+        assert report.returns.shape == (1, 2, EPISODES)
+        record = json.loads(path.with_name(path.name.replace("report", "adaptation")).read_text())
+        learned = record["episodes"]
+        assert len(learned) == (0 if variant == "prior" else EPISODES)
+        assert np.isfinite([value for episode in learned for value in episode.values()]).all()
