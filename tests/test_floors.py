@@ -28,7 +28,7 @@ FLOORS = {
     "metarl_agents": (
         {"common", "networks"},
         {"replay", "trials"},
-        {"priors"},
+        {"priors", "slbo"},
         {"iwpa"},
         {"algorithms", "registry"},
         {"actors"},

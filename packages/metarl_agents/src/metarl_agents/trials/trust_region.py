@@ -45,6 +45,8 @@ class TrustRegion:
         damping: added to the curvature.
         shrink: factor between step lengths tried.
         tries: step lengths tried.
+        slack: factor by which the KL divergence of an accepted step may exceed the radius.
+        strictly_better: whether the loss of an accepted step must be lower than before, not equal.
     """
 
     radius: float = 0.01
@@ -52,6 +54,8 @@ class TrustRegion:
     damping: float = 1e-5
     shrink: float = 0.8
     tries: int = 15
+    slack: float = 1.0
+    strictly_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ def trust_region_step(
     for _ in range(region.tries):
         nn.utils.vector_to_parameters(origin - length * scale * direction, parameters)
         loss, kl = evaluate()
-        if loss < before and kl <= region.radius:
+        good = loss < before if region.strictly_better else loss <= before
+        if good and kl <= region.slack * region.radius:
             return StepResult(True, before, loss, kl, length)
         length *= region.shrink
     nn.utils.vector_to_parameters(origin, parameters)
