@@ -28,6 +28,7 @@ CASES = [
 MULTI_TASK = ("svg0", "distral", "mpo", "mpo_distral", "iwpl")
 PRIORS = ("distral", "mpo_distral", "iwpl")
 REPLACED = ("initial_steps", "capacity_per_task", "num_simulations", "context_batch")
+REPLAY = ("initial_steps=50", "capacity_per_task=2000", "num_simulations=20")
 SMALL = {
     agent: [text for text in overrides if text.split("=")[0] not in REPLACED]
     for agent, overrides in OVERRIDES.items()
@@ -55,7 +56,7 @@ def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(a
     run_dir = tmp_path / "run"
     changes = SMALL[agent]
     if issubclass(find_agent(agent).load().config_class, ReplayConfig):
-        changes = [*changes, "initial_steps=50", "capacity_per_task=2000", "num_simulations=20"]
+        changes = [*changes, *REPLAY]
     options = [part for text in changes for part in ("--set", text)]
     steps = 90_000
     command = metarl(
@@ -98,8 +99,7 @@ def test_an_agent_trains_resumes_evaluates_and_plots_on_its_papers_environment(a
 @pytest.mark.parametrize("env_id", IWPA_FAMILIES)
 def test_every_variant_adapts_on_every_family_of_its_paper(env_id, tmp_path):
     run_dir = tmp_path / "run"
-    changes = [*SMALL["distral"], "initial_steps=50", "capacity_per_task=2000", "num_simulations=20"]
-    options = [part for text in changes for part in ("--set", text)]
+    options = [part for text in (*SMALL["distral"], *REPLAY) for part in ("--set", text)]
     call(
         "train", "distral", env_id, "--preset", "paper", "--steps", 1, "--out", run_dir, "--no-progress",
         *options,

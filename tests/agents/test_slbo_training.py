@@ -66,7 +66,6 @@ class TrueDynamics:
 
     def __init__(self, env):
         self.env = env
-        self.low = None
 
     def __call__(self, obs, act):
         return torch.from_numpy(self.env.step(act.numpy())[0].copy())

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metarl_agents.networks.perceptrons import linear
 from metarl_agents.slbo.normaliser import Normaliser
 from metarl_agents.slbo.transitions import Sequences
 
@@ -38,6 +39,8 @@ class Constants(NamedTuple):
         spread: standard deviation (O,) of changes; 0 for dimensions that never change differently.
         target_scale: what centred changes are divided by (O,).
         varies: 1 for dimensions whose change varies, else 0 (O,).
+        low: lowest state (O,).
+        high: highest state (O,).
     """
 
     mean: Tensor
@@ -46,6 +49,8 @@ class Constants(NamedTuple):
     spread: Tensor
     target_scale: Tensor
     varies: Tensor
+    low: Tensor
+    high: Tensor
 
 
 class Dynamics(nn.Module):
@@ -74,14 +79,14 @@ class Dynamics(nn.Module):
         self.changes = Normaliser(observations)
         sizes = (observations + actions, *hidden, observations)
         weights, biases = [], []
-        for inputs, outputs in pairwise(sizes):
-            weight, bias = torch.empty(outputs, inputs), torch.zeros(outputs)
+        for width, outputs in pairwise(sizes):
             if tiny:
+                weight, bias = torch.empty(outputs, width), torch.zeros(outputs)
                 nn.init.trunc_normal_(weight, std=TINY, a=-2 * TINY, b=2 * TINY, generator=generator)
             else:
-                bound = 1.0 / math.sqrt(inputs)
-                weight.uniform_(-bound, bound, generator=generator)
-                bias.uniform_(-bound, bound, generator=generator)
+                bound = 1.0 / math.sqrt(width)
+                layer = linear(width, outputs, generator=generator, weight_bound=bound, bias=None)
+                weight, bias = layer.weight.detach(), layer.bias.detach()
             weights.append(nn.Parameter(weight))
             biases.append(nn.Parameter(bias))
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
@@ -96,13 +101,16 @@ class Dynamics(nn.Module):
         """The statistics as they are now."""
         like = self.weights[0]
         varies = self.changes.varies
+        mean, scale = self.states.mean.to(like), self.states.scale.to(like)
         return Constants(
-            self.states.mean.to(like),
-            self.states.scale.to(like),
+            mean,
+            scale,
             self.changes.mean.to(like),
             torch.where(varies, self.changes.std, 0.0).to(like),
             self.changes.scale.to(like),
             varies.to(like),
+            mean - CLIP * scale,
+            mean + CLIP * scale,
         )
 
     def _layers(self, input_BI: Tensor) -> list[Tensor]:
@@ -204,8 +212,8 @@ class Dynamics(nn.Module):
         return Folded(
             tuple(weight.detach().T.contiguous() for weight in weights),
             tuple(bias.detach() for bias in biases),
-            c.mean - CLIP * c.scale,
-            c.mean + CLIP * c.scale,
+            c.low,
+            c.high,
         )
 
 
@@ -243,8 +251,7 @@ def inputs(obs_BO: Tensor, act_BA: Tensor, c: Constants) -> Tensor:
 def following(obs_BO: Tensor, output_BO: Tensor, c: Constants) -> tuple[Tensor, Tensor]:
     """Next states (B, O), and 1 where they are within their limits, else 0 (B, O)."""
     free_BO = obs_BO + c.change + c.spread * output_BO
-    low, high = c.mean - CLIP * c.scale, c.mean + CLIP * c.scale
-    bounded_BO = torch.minimum(torch.maximum(free_BO, low), high)
+    bounded_BO = torch.minimum(torch.maximum(free_BO, c.low), c.high)
     return bounded_BO, (bounded_BO == free_BO).to(free_BO)
 
 

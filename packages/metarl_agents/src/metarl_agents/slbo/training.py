@@ -105,7 +105,7 @@ class VirtualTraining:
         error = self._fit_dynamics(constants)
         if isinstance(simulations, VirtualVectorEnv):
             simulations.refresh()
-        returns, losses, result = [], [], StepResult(False, 0.0, 0.0, 0.0, 0.0)
+        returns, losses = [], []
         for _ in range(self.settings.policy_steps):
             rollouts = run(simulations, policy, constants.mean, constants.scale, self.noise)
             returns.append(rollouts.mean_return)

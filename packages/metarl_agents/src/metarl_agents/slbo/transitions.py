@@ -9,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: Columns of the store, in the order of `append`.
+COLUMNS = ("obs", "act", "next_obs", "ended")
+
 
 class Sequences(NamedTuple):
     """B sequences of S consecutive rows, time first.
@@ -57,9 +60,8 @@ class TransitionStore:
         if count > self.capacity:
             raise ValueError(f"{count} transitions do not fit into a ring of {self.capacity}")
         rows = (torch.arange(count, device=self.obs.device) + self.added) % self.capacity
-        for column, values in (
-            (self.obs, obs_BO), (self.act, act_BA), (self.next_obs, next_obs_BO), (self.ended, ended_B),
-        ):  # fmt: skip
+        for name, values in zip(COLUMNS, (obs_BO, act_BA, next_obs_BO, ended_B), strict=True):
+            column = getattr(self, name)
             column[rows] = values.to(column)
         self.added += count
 
@@ -97,6 +99,3 @@ class TransitionStore:
         self.added = int(arrays["added"])
         for name in COLUMNS:
             getattr(self, name)[: len(self)] = torch.from_numpy(arrays[name].copy()).to(self.obs.device)
-
-
-COLUMNS = ("obs", "act", "next_obs", "ended")
