@@ -14,6 +14,7 @@ from metarl_agents.common.matrix_products import choose_products, products_by, r
 from metarl_agents.run import train
 from metarl_agents.run.assembly import Assembly
 from metarl_agents.run.directory import RunError, read_description, recorded_products
+from metarl_agents.slbo.dynamics import Dynamics
 
 SETTING = torch.backends.mkldnn.matmul
 
@@ -114,6 +115,8 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
 
     watch(torch.autograd, "backward")
     watch(torch.autograd, "grad")
+    # Of slbo, the products of the dynamics are large; the rest is as small as acting.
+    watch(Dynamics, "loss_and_gradient")
     trainer = Assembly.trainer
 
     def watched(self, *arguments):

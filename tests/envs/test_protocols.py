@@ -15,11 +15,12 @@ from metarl_envs.evaluation import (
 
 @given(
     st.builds(
-        lambda updates, per, **rest: Protocol(
-            adaptation_episodes=updates * per, episodes_per_update=per, **rest
+        lambda updates, per, between, **rest: Protocol(
+            adaptation_episodes=updates * per, episodes_per_update=per, scored_between=between * per, **rest
         ),
         st.integers(0, 5),
         st.integers(1, 30),
+        st.integers(0, 2),
         split=st.sampled_from(["train", "validation", "test", "ood"]),
         scored_episodes=st.integers(1, 50),
         deterministic=st.booleans(),
@@ -52,11 +53,23 @@ def test_presets_carry_the_papers_numbers():
         "meta_sgd": (75, 25, 25, False),
         "iwpa": (37, 3, 1, False),
         "slbo": (80, 20, 20, False),
+        "slbo_40": (160, 40, 40, False),
+        "slbo_warm_up": (0, 20, 1, False),
     }
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
         assert len(protocol.source) > 40
         assert Protocol.from_dict(protocol.to_dict()) == protocol
+
+
+def test_scored_episodes_lie_between_the_batches_of_adaptation():
+    protocol = Protocol(adaptation_episodes=4, episodes_per_update=2, scored_between=2, scored_episodes=3)
+    assert protocol.num_episodes == 11
+    assert [protocol.adapting(n) for n in range(11)] == [
+        False, False, True, True, False, False, True, True, False, False, False,
+    ]  # fmt: skip
+    plain = Protocol(adaptation_episodes=4, episodes_per_update=2, scored_episodes=2)
+    assert [plain.adapting(n) for n in range(6)] == [True] * 4 + [False] * 2
 
 
 def test_numpy_integers_become_plain_ones():
@@ -73,6 +86,10 @@ def test_numpy_integers_become_plain_ones():
         ({"scored_episodes": 0}, "scored_episodes must hold integers of at least 1"),
         ({"scored_episodes": True}, "scored_episodes must hold integers"),
         ({"adaptation_episodes": 3, "episodes_per_update": 2}, "multiple of episodes_per_update"),
+        (
+            {"adaptation_episodes": 2, "scored_between": 1, "episodes_per_update": 2},
+            "scored_between must be a",
+        ),
         ({"num_tasks": 0}, "num_tasks must hold integers of at least 1"),
         ({"seeds": ()}, "one or more different integers"),
         ({"seeds": (1, 1)}, "one or more different integers"),

@@ -226,6 +226,12 @@ AGENTS: dict[str, AgentEntry] = {
             reference="Galashov et al. 2020, arXiv:2009.04875",
         ),
         AgentEntry(
+            name="slbo",
+            class_path="metarl_agents.algorithms.slbo:SLBO",
+            title="A model of the dynamics shared by all tasks, in which the policy of each task is trained",
+            reference="Landolfi et al. 2019, arXiv:1907.04964",
+        ),
+        AgentEntry(
             name="oracle",
             class_path="metarl_agents.algorithms.oracle:Oracle",
             title="Soft actor-critic with the task in the observation",

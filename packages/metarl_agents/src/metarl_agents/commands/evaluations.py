@@ -77,6 +77,7 @@ def evaluate(
                 device=device,
                 overrides=overrides or [],
                 progress=shown.episode,
+                say=shown.message,
                 threads=threads,
             )
         print(summarise(report))

@@ -12,9 +12,15 @@ from metarl_agents.common.seeding import numpy_state, restore_numpy_state
 
 @dataclass(kw_only=True)
 class MetaCollectStats(CollectStats):
-    """Tianshou's collection statistics, and returns split by conditioning."""
+    """Tianshou's collection statistics, and what only some agents report.
+
+    Attributes:
+        returns_by_conditioning: returns split by conditioning.
+        scalars: further values, by the names of their metrics without "collect/".
+    """
 
     returns_by_conditioning: dict[str, SequenceSummaryStats] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
 
 
 class TaskCollector(BaseCollector[MetaCollectStats]):

@@ -27,6 +27,7 @@ class Context:
         device: device of the networks.
         task_parameters: values (K,) of each task parameter of the training tasks, by name, for agents
             that tell these tasks apart.
+        family: id of the family, for agents that make environments of their own.
     """
 
     observation_space: Box
@@ -36,6 +37,7 @@ class Context:
     seed: int
     device: torch.device
     task_parameters: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    family: str = ""
 
     @classmethod
     def of(cls, env: Any, *, seed: int, device: torch.device) -> Self:
@@ -56,6 +58,7 @@ class Context:
             seed=seed,
             device=device,
             task_parameters=dict(zip(env.family.parameter_names, vectors_KP.T, strict=True)),
+            family=env.family.id,
         )
 
     @property

@@ -5,6 +5,8 @@ Tianshou has no public way to do the following; `tests/agents/test_trainers.py` 
 - `Trainer._update_step` takes the gradient steps of an iteration and does nothing else. Here the library
   for matrix products is chosen around it, and the algorithm may decide how many gradient steps it takes.
 - `Trainer._pbar` shows a progress bar of the gradient steps even with `show_progress=False` (2.0.1).
+- `OnlineTrainer._training_step` is a collection and the gradient steps on it; its result says by how much an
+  epoch has advanced.
 - `Algorithm.Optimizer._optim` is the PyTorch optimiser. Tianshou's own step takes one loss, whose graph
   would hold all tasks at once.
 """
@@ -12,11 +14,12 @@ Tianshou has no public way to do the following; `tests/agents/test_trainers.py` 
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from tianshou.algorithm.algorithm_base import TrainingStats
-from tianshou.trainer import OffPolicyTrainer, OnPolicyTrainer
+from tianshou.trainer import OffPolicyTrainer, OnlineTrainer, OnPolicyTrainer
 
 from metarl_agents.common.algorithm import MetaTrainingStats
 from metarl_agents.common.matrix_products import products_by
@@ -66,10 +69,13 @@ class MetaOnPolicyTrainer(OnPolicyTrainer):
 
     products = "default"
 
+    def _products(self) -> AbstractContextManager[None]:
+        return products_by(self.products)
+
     def _update_step(self, collect_stats: Any = None) -> TrainingStats:
         algorithm = self.algorithm
         stats: TrainingStats = MetaTrainingStats()
-        with products_by(self.products):
+        with self._products():
             start = time.perf_counter()
             for losses in algorithm.outer_steps():
                 stats = MetaTrainingStats(losses=algorithm.means.add(losses))
@@ -78,6 +84,30 @@ class MetaOnPolicyTrainer(OnPolicyTrainer):
                 self._update_moving_avg_stats_and_log_update_data(stats)
                 start = time.perf_counter()
         return stats
+
+
+class ModelBasedTrainer(MetaOnPolicyTrainer):
+    """The same for agents that learn from simulated steps, so that iterations may be without real ones.
+
+    The algorithm chooses what computes its products (`large_products`), because only some are large.
+    """
+
+    def _products(self) -> AbstractContextManager[None]:
+        self.algorithm.large_products = self.products
+        return nullcontext()
+
+    def _training_step(self) -> Any:
+        result = super()._training_step()
+        return _OneStepOfAnEpoch(
+            result.get_collect_stats(), result.get_training_stats(), result.is_training_done()
+        )
+
+
+class _OneStepOfAnEpoch(OnlineTrainer._TrainingStepResult):
+    """An epoch ends after it, whatever was collected."""
+
+    def get_steps_in_epoch_advancement(self) -> int:
+        return 1
 
 
 def torch_optimiser(optimiser: Any) -> torch.optim.Optimizer:

@@ -12,7 +12,10 @@ from metarl_agents.common.context import Context
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
 from metarl_agents.run.checkpoint import (
+    TRAINING,
+    WEIGHTS,
     CheckpointError,
+    digest,
     newest_checkpoint,
     read_checkpoint,
     read_weights,
@@ -98,12 +101,14 @@ def evaluate_run(
     device: str = "cpu",
     overrides: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
     threads: int = 1,
 ) -> evaluation.Report:
     """Evaluates a run's agent and writes `report_<split>_<protocol>.json` and `.png` beside it.
 
     Overrides become part of the file names. Diagnostics of the agent's adaptation, if it has any, are
-    written to `adaptation_<split>_<protocol>.json`.
+    written to `adaptation_<split>_<protocol>.json`. If the agent's state can be saved (slbo, whose adaptation
+    is long), an interrupted evaluation continues when it is called again with the same arguments.
 
     Args:
         run_dir: the run's directory.
@@ -116,6 +121,7 @@ def evaluate_run(
         device: device of the networks.
         overrides: `key=value` texts that change how the agent adapts; see `load_agent`.
         progress: called with the numbers of finished and of all episodes.
+        say: called with messages of an agent about its adaptation.
         threads: threads of PyTorch and of the simulator.
 
     Raises:
@@ -133,8 +139,20 @@ def evaluate_run(
         changes["num_tasks"] = num_tasks
     chosen = evaluation.Protocol.from_dict(chosen.to_dict() | changes)
     family, arguments = description["env_id"], environment_arguments(config, threads)
+    stem = report_stem(split, chosen, overrides)
     with torch_threads(threads):
         agent = load_agent(folder, device=device, overrides=overrides)
+        if say is not None and hasattr(agent, "say"):
+            agent.say = say
+        unfinished = None
+        if hasattr(agent, "get_state"):
+            identity = {
+                "config": config.to_dict(),
+                "protocol": chosen.to_dict(),
+                "checkpoint": _digests(folder),
+                "torch": torch.__version__,
+            }
+            unfinished = evaluation.Unfinished(folder / f"unfinished_{stem}.npz", identity)
         report = evaluation.evaluate(
             agent,
             family,
@@ -142,16 +160,23 @@ def evaluate_run(
             env_arguments=arguments,
             progress=progress,
             agent_name=description["agent"],
+            unfinished=unfinished,
         )
         if references:
             others = evaluation.reference_reports(family, chosen, env_arguments=arguments)
             report = report.with_references(others)
-    stem = report_stem(split, chosen, overrides)
     report.to_json(folder / f"report_{stem}.json")
     evaluation.plot_adaptation(report, folder / f"report_{stem}.png")
     if records := diagnostics(agent):
         write_json(folder / f"adaptation_{stem}.json", {"records": records})
     return report
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Digests of the files of a run's newest checkpoint."""
+    path = newest_checkpoint(folder / "checkpoints")
+    assert path is not None
+    return {name: digest(path / name) for name in (WEIGHTS, TRAINING)}
 
 
 def report_stem(split: str, protocol: evaluation.Protocol, overrides: Sequence[str] = ()) -> str:

@@ -117,17 +117,19 @@ class TrainingLogger(BaseLogger):
     # -- what Tianshou's trainer calls ----------------------------------------------------------
 
     def log_training_data(self, log_data: dict[str, Any], step: int) -> None:
-        """Stores the statistics of a collection."""
-        returns, lengths = log_data["returns_stat"], log_data["lens_stat"]
+        """Stores the statistics of a collection, which may have been without episodes."""
+        if log_data["n_collected_episodes"]:
+            returns, lengths = log_data["returns_stat"], log_data["lens_stat"]
+            self.record |= {
+                "collect/episodes": log_data["n_collected_episodes"],
+                "collect/episode_length": lengths["mean"],
+                **{f"collect/return_{name}": returns[name] for name in ("mean", "std", "min", "max")},
+            }
         self.record |= {
-            "collect/episodes": log_data["n_collected_episodes"],
-            "collect/episode_length": lengths["mean"],
-            **{f"collect/return_{name}": returns[name] for name in ("mean", "std", "min", "max")},
-            **{
-                f"collect/return_{name}": stats["mean"]
-                for name, stats in log_data["returns_by_conditioning"].items()
-            },
+            f"collect/return_{name}": stats["mean"]
+            for name, stats in log_data["returns_by_conditioning"].items()
         }
+        self.record |= {f"collect/{name}": value for name, value in log_data["scalars"].items()}
         self.seconds_collect += log_data["collect_time"]
         self.env_steps = step
 

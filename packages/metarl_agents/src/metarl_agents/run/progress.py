@@ -59,7 +59,8 @@ class RunProgress:
         """Updates the progress with the record of a finished iteration."""
         self.env_steps = int(record["env_steps"])
         # For agents that adapt within an iteration, the return after adaptation.
-        self.current_return = record.get("collect/return_after", record["collect/return_mean"])
+        found = record.get("collect/return_after", record.get("collect/return_mean"))
+        self.current_return = self.current_return if found is None else found
         self.updates = 0
         if self.bar is not None:
             self.bar.update(self.task, completed=self.env_steps, state=self._state())
@@ -142,6 +143,14 @@ class EpisodeProgress:
     def __exit__(self, *exception: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+    def message(self, text: str) -> None:
+        """Shows a line of the agent; without a bar, not more often than other lines."""
+        if self.bar is not None:
+            self.bar.console.print(f"{self.title}: {text}", highlight=False)
+        elif self.shown and time.perf_counter() - self.last_line >= LINE_SECONDS:
+            self.last_line = time.perf_counter()
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
 
     def episode(self, done: int, total: int) -> None:
         """Counts an episode of all tasks; called by `metarl_envs.evaluation.evaluate`."""

@@ -130,6 +130,14 @@ class Dynamics(nn.Module):
         return following(obs_BO, output_BO, c)[0]
 
     @torch.no_grad()
+    def error(self, obs_BO: Tensor, act_BA: Tensor, next_obs_BO: Tensor) -> Tensor:
+        """Mean error of single steps; see `loss_and_gradient`."""
+        c = self.constants()
+        target_BO = (next_obs_BO - obs_BO - c.change) / c.target_scale
+        error_BO = (self._layers(inputs(obs_BO, act_BA, c))[-1] - target_BO) * c.varies
+        return (error_BO.square().mean(1) + SMALLEST).sqrt().mean()
+
+    @torch.no_grad()
     def loss_and_gradient(self, data: Sequences, constants: Constants, decay: float = 0.0) -> Tensor:
         """Sets the gradients of all weights; returns the mean error over sequences and steps.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class OrnsteinUhlenbeck:
+class OrnsteinUhlenbeck(nn.Module):
     """x <- x - theta x + sigma n with standard normal n, for N rollouts; it goes on from episode to episode.
 
     Landolfi et al.'s released code: theta .15, sigma .3, mean 0, never reset. Its stationary standard
@@ -20,6 +20,8 @@ class OrnsteinUhlenbeck:
         sigma: standard deviation of what is added in a step.
     """
 
+    value: Tensor
+
     def __init__(
         self,
         rollouts: int,
@@ -28,10 +30,12 @@ class OrnsteinUhlenbeck:
         theta: float = 0.15,
         sigma: float = 0.3,
     ) -> None:
-        self.value = torch.zeros(rollouts, actions, device=generator.device)
+        super().__init__()
+        # Part of a checkpoint.
+        self.register_buffer("value", torch.zeros(rollouts, actions, device=generator.device))
         self.generator, self.theta, self.sigma = generator, theta, sigma
 
-    def __call__(self) -> Tensor:
+    def forward(self) -> Tensor:
         """The noise (N, A) of the next step."""
         drawn = torch.randn(self.value.shape, generator=self.generator, device=self.value.device)
         self.value = (1.0 - self.theta) * self.value + self.sigma * drawn

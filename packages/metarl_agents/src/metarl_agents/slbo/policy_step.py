@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from metarl_agents.networks.functional import HALF_LOG_TWO_PI, Gaussian, GaussianMLP
+from metarl_agents.networks.perceptrons import tanh_layer
 from metarl_agents.trials.trust_region import (
     Product,
     StepResult,
@@ -46,8 +49,13 @@ class GaussianPass:
         self.log_std = policy.log_std
         self.layers = [input_MI]
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            value = torch.addmm(bias, self.layers[-1], weight.T)
-            self.layers.append(value.tanh_() if number < policy.layers - 1 else value)
+            layer = tanh_layer if number < policy.layers - 1 else linear
+            self.layers.append(layer(self.layers[-1], weight, bias))
+
+    @cached_property
+    def slopes(self) -> list[Tensor]:
+        """Derivatives of the hidden layers with respect to their inputs; every product needs them."""
+        return [1.0 - layer.square() for layer in self.layers[1:-1]]
 
     @property
     def distribution(self) -> Gaussian:
@@ -67,7 +75,7 @@ class GaussianPass:
             layer = self.layers[number]
             found += [slope.sum(0), slope.T @ layer]
             if number:
-                slope = (slope @ self.weights[number]) * (1.0 - layer.square())
+                slope = (slope @ self.weights[number]).mul_(self.slopes[number - 1])
         return flat(found[::-1])
 
     def pushed_forward(self, vector: Tensor) -> Tensor:
@@ -80,7 +88,7 @@ class GaussianPass:
             if change is not None:
                 result = torch.addmm(result, change, weight.T)
             last = number == len(self.weights) - 1
-            change = result if last else result * (1.0 - self.layers[number + 1].square())
+            change = result if last else result.mul_(self.slopes[number])
         assert change is not None
         return change
 

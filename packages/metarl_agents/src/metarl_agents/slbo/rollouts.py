@@ -21,6 +21,10 @@ class Simulations(Protocol):
 
     horizon: int
     num_envs: int
+    seed: int | None
+
+    def set_task(self, task: metarl_envs.Task) -> None:
+        """The task of all episodes from the next reset on."""
 
     def begin(self) -> Tensor:
         """Starts all episodes; returns their observations (N, O)."""
@@ -57,9 +61,20 @@ class Rollouts(NamedTuple):
     ended: Tensor
 
     @property
+    def in_first_episode(self) -> Tensor:
+        """Which steps (H, N) belong to the first episode of their simulation, the only one that is whole."""
+        ended_HN = self.ended.to(torch.int64)
+        return ended_HN.cumsum(0) == ended_HN
+
+    @property
+    def returns(self) -> Tensor:
+        """Returns (N,) of the first episodes."""
+        return (self.reward * self.in_first_episode).sum(0)
+
+    @property
     def mean_return(self) -> float:
-        """Mean return of the episodes that have ended."""
-        return float(self.reward.sum() / self.ended.sum())
+        """Mean return of the first episodes."""
+        return float(self.returns.mean())
 
     def in_order(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Observations, actions, next observations and ends (N H, ...), simulation by simulation."""
@@ -76,17 +91,22 @@ class RealSimulations:
         env: the simulations, in autoreset mode DISABLED; all have the same task.
         device: device of the tensors.
         horizon: time limit of an episode in steps.
+
+    Attributes:
+        seed: seed of the simulations at the next `begin`; None to go on with their generators.
     """
 
     def __init__(self, env: metarl_envs.MetaVectorEnv, device: torch.device, horizon: int) -> None:
         self.env, self.device, self.horizon = env, device, horizon
         self.num_envs = env.num_envs
         self.earned: list[NDArray[np.float64]] = []
+        self.seed: int | None = None
 
     def begin(self) -> Tensor:
         """See `Simulations.begin`."""
         self.earned = []
-        return self._tensor(self.env.reset()[0])
+        seed, self.seed = self.seed, None
+        return self._tensor(self.env.reset(seed=seed)[0])
 
     def advance(self, obs_NO: Tensor, act_NA: Tensor) -> tuple[Tensor, Mask]:
         """See `Simulations.advance`; the simulations know their state."""
@@ -106,6 +126,10 @@ class RealSimulations:
         """The rewards that the simulations have given."""
         del obs_BO, act_BA, next_obs_BO
         return np.concatenate(self.earned)
+
+    def set_task(self, task: metarl_envs.Task) -> None:
+        """The task of all episodes from the next reset on."""
+        self.env.set_tasks([task] * self.num_envs)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         # A copy: the environment may write into its array again.

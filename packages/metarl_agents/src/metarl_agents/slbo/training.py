@@ -5,13 +5,16 @@ Landolfi et al. 2019 (arXiv:1907.04964), procedure VirtualTraining.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metarl_agents.common.matrix_products import products_by
 from metarl_agents.networks.functional import GaussianMLP
+from metarl_agents.slbo.config import SLBOConfig
 from metarl_agents.slbo.dynamics import Constants, Dynamics, clip_gradients
 from metarl_agents.slbo.policy_step import generalised_advantages, policy_step
 from metarl_agents.slbo.rollouts import Rollouts, Simulations, run
@@ -61,6 +64,15 @@ class Settings:
     value_epochs: int
     value_batch: int
 
+    @classmethod
+    def of(cls, config: SLBOConfig) -> Settings:
+        """The settings of a configuration; dynamics that are not learned take no steps."""
+        names = {field.name for field in dataclasses.fields(cls)} - {"limited_entropy"}
+        values = {name: getattr(config, name) for name in names}
+        if config.dynamics != "learned":
+            values["model_steps"] = 0
+        return cls(**values, limited_entropy=config.entropy == "code")
+
 
 class VirtualTraining:
     """Fits dynamics and trains policies in them.
@@ -74,7 +86,12 @@ class VirtualTraining:
         value_adam: optimiser of the value network.
         generator: source of minibatches.
         noise: source of the actions' noise.
+
+    Attributes:
+        products: what computes the matrix products of the dynamics; see `common.matrix_products`.
     """
+
+    products = "default"
 
     def __init__(
         self,
@@ -102,7 +119,8 @@ class VirtualTraining:
                 the dynamics.
         """
         constants = self.dynamics.constants()
-        error = self._fit_dynamics(constants)
+        with products_by(self.products):
+            error = self._fit_dynamics(constants)
         if isinstance(simulations, VirtualVectorEnv):
             simulations.refresh()
         returns, losses = [], []

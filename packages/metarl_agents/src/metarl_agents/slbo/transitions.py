@@ -92,10 +92,25 @@ class TransitionStore:
         """The stored rows, and how many were added in all."""
         count = len(self)
         columns = {name: getattr(self, name)[:count].cpu().numpy() for name in COLUMNS}
-        return columns | {"added": np.array(self.added)}
+        return columns | {"added": np.array([self.added])}
+
+    def generator_state(self) -> dict[str, Any]:
+        """Nothing: those who draw bring their generator."""
+        return {}
+
+    def load_generator_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def copy(self) -> TransitionStore:
+        """A store with the same transitions."""
+        made = TransitionStore(self.capacity, self.obs.shape[1], self.act.shape[1], self.obs.device)
+        made.added = self.added
+        for name in COLUMNS:
+            getattr(made, name)[: len(self)] = getattr(self, name)[: len(self)]
+        return made
 
     def load_state_arrays(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Restores what `state_arrays` returned."""
-        self.added = int(arrays["added"])
+        self.added = int(arrays["added"].item())
         for name in COLUMNS:
             getattr(self, name)[: len(self)] = torch.from_numpy(arrays[name].copy()).to(self.obs.device)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from metarl_agents.networks.optimisers import VectorSteps
+from metarl_agents.networks.perceptrons import tanh_layer
+
 
 class ValueNetwork(nn.Module):
     """Tanh perceptron with one output; rows of its initial weights have norm 1, biases are 0.
@@ -47,7 +50,7 @@ class ValueNetwork(nn.Module):
         weights, biases = self._views(self.flat)
         hidden = input_MI
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            hidden = torch.addmm(bias, hidden, weight.T).tanh_()
+            hidden = tanh_layer(hidden, weight, bias)
         return torch.addmm(biases[-1], hidden, weights[-1].T).squeeze(1)
 
     @torch.no_grad()
@@ -61,7 +64,7 @@ class ValueNetwork(nn.Module):
         batch_size: int,
         generator: torch.Generator,
     ) -> Tensor:
-        """Takes steps on the mean squared error over minibatches; returns its mean over all of them.
+        """Takes steps on the mean squared error over minibatches; returns its mean over the last pass.
 
         Args:
             adam: optimiser of `flat`.
@@ -72,25 +75,26 @@ class ValueNetwork(nn.Module):
             generator: source of the orders.
         """
         gradient = torch.zeros_like(self.flat)
-        self.flat.grad = gradient
+        steps = VectorSteps(adam, self.flat)
         weights, biases = self._views(self.flat.detach())
         weight_slopes, bias_slopes = self._views(gradient)
         total, count = torch.zeros((), device=input_MI.device, dtype=input_MI.dtype), len(input_MI)
-        for _ in range(epochs):
+        for epoch in range(epochs):
             order = torch.randperm(count, generator=generator, device=input_MI.device)
-            inputs, targets = input_MI[order], target_M[order][:, None]
-            for start in range(0, count, batch_size):
-                layers = [inputs[start : start + batch_size]]
+            inputs, targets = input_MI[order].split(batch_size), target_M[order][:, None].split(batch_size)
+            for input_BI, target_B1 in zip(inputs, targets, strict=True):
+                layers = [input_BI]
                 for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-                    layers.append(torch.addmm(bias, layers[-1], weight.T).tanh_())
-                error_B1 = torch.addmm(biases[-1], layers[-1], weights[-1].T)
-                error_B1 -= targets[start : start + batch_size]
-                total += error_B1.square().sum()
-                slope = error_B1 * (2.0 / len(error_B1))
+                    layers.append(tanh_layer(layers[-1], weight, bias))
+                slope = torch.addmm(biases[-1], layers[-1], weights[-1].T).sub_(target_B1)
+                if epoch == epochs - 1:
+                    total += slope.square().sum()
+                slope.mul_(2.0 / len(slope))
                 for number in reversed(range(len(weights))):
                     torch.mm(slope.T, layers[number], out=weight_slopes[number])
                     torch.sum(slope, 0, out=bias_slopes[number])
                     if number:
-                        slope = (slope @ weights[number]) * (1.0 - layers[number].square())
-                adam.step()
-        return total / (epochs * count)
+                        slope = (slope @ weights[number]).mul_(layers[number].square_().neg_().add_(1.0))
+                steps.step(gradient)
+        steps.finish()
+        return total / count

@@ -31,6 +31,7 @@ class VirtualVectorEnv(VectorEnv[Array, Array, Array]):
     Attributes:
         folded: the dynamics as `refresh` has last taken them over.
         task_vector: parameters (P,) of the task.
+        seed: seed of the starting states at the next `begin`; None to go on with their generators.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class VirtualVectorEnv(VectorEnv[Array, Array, Array]):
         self.observations_NO: NDArray[np.float32] = np.zeros(
             (self.num_envs, len(dynamics.states.mean)), np.float32
         )
+        self.seed: int | None = None
         self.set_task(starts.family.task("train", 0))
         self.refresh()
 
@@ -107,7 +109,8 @@ class VirtualVectorEnv(VectorEnv[Array, Array, Array]):
 
     def begin(self) -> Tensor:
         """Starts all episodes; returns their observations (N, O)."""
-        return torch.from_numpy(self.reset()[0]).to(self.device)
+        seed, self.seed = self.seed, None
+        return torch.from_numpy(self.reset(seed=seed)[0]).to(self.device)
 
     def advance(self, obs_NO: Tensor, act_NA: Tensor) -> tuple[Tensor, Array]:
         """Predicted next observations (N, O), and which of them are terminal (N,)."""

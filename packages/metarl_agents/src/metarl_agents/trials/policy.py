@@ -309,6 +309,8 @@ class TrialAgent:
         later_step_scale: length of all steps of a trial but the first, relative to training.
     """
 
+    scores_between = True
+
     def __init__(
         self,
         policy: TrialPolicy,
@@ -333,7 +335,7 @@ class TrialAgent:
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Actions (T, A) for observations (T, O), as the environment is to be given them."""
-        adapting = self.episode < self.trial.adaptation_episodes
+        adapting = self.trial.adapting(self.episode)
         self.actions = self.policy.act_on_arrays(
             observations, deterministic=self.trial.deterministic and not adapting
         )
@@ -343,14 +345,15 @@ class TrialAgent:
         """Keeps the step, with the action as it was drawn."""
         step = (transition.observation, self.actions, transition.reward, transition.active)
         self.policy.observe_arrays(*step)
-        if self.adapts and self.episode < self.trial.adaptation_episodes:
+        if self.adapts and self.trial.adapting(self.episode):
             self.batch[-1].append(step)
 
     def end_episode(self) -> None:
         """Adapts where a batch is complete."""
         self.policy.end_episode()
+        adapting = self.trial.adapting(self.episode)
         self.episode += 1
-        if not self.adapts or self.episode > self.trial.adaptation_episodes:
+        if not self.adapts or not adapting:
             return
         if len(self.batch) < self.trial.episodes_per_update:
             self.batch.append([])

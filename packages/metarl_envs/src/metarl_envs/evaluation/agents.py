@@ -11,6 +11,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl_envs.evaluation.protocol import is_adapting
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -26,6 +28,7 @@ class Trial:
         episodes_per_update: Episodes between two updates of methods that adapt in batches.
         deterministic: Whether to act without exploration noise in scored episodes.
         seed: Seed of all random numbers of the agent, a non-negative 32-bit integer.
+        scored_between: Scored episodes before each batch of adaptation episodes.
     """
 
     num_tasks: int
@@ -37,6 +40,11 @@ class Trial:
     episodes_per_update: int
     deterministic: bool
     seed: int
+    scored_between: int = 0
+
+    def adapting(self, episode: int) -> bool:
+        """Whether an episode of the trial, counted from 0, is an adaptation episode."""
+        return is_adapting(episode, self.adaptation_episodes, self.episodes_per_update, self.scored_between)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,9 @@ class Agent(Protocol):
     The methods are batched over the T tasks of a trial. All tasks start their episodes together; a
     task whose episode ends early waits for the others. Adaptation to one task must not use the
     rows of another. An agent with the attribute ``observe_task = True`` is an oracle: its
-    observations have the task vector appended.
+    observations have the task vector appended. With the attribute ``scores_between = True`` an agent says
+    that it learns only from episodes for which `Trial.adapting` is true; protocols with `scored_between`
+    need it.
     """
 
     def begin_trial(self, trial: Trial) -> None:
@@ -90,6 +100,8 @@ class Agent(Protocol):
 class ZeroAgent:
     """An agent whose actions are always zero."""
 
+    scores_between = True
+
     def begin_trial(self, trial: Trial) -> None:
         """See `Agent.begin_trial`."""
         self._actions = np.zeros((trial.num_tasks, *_shape(trial.action_space)), np.float32)
@@ -107,6 +119,8 @@ class ZeroAgent:
 
 class RandomAgent:
     """An agent with actions drawn uniformly from the action space in every step."""
+
+    scores_between = True
 
     def begin_trial(self, trial: Trial) -> None:
         """See `Agent.begin_trial`."""
@@ -139,6 +153,7 @@ class ScriptedOracle:
 
     controller: Callable[[NDArray[np.float32]], NDArray[Any]]
     observe_task: bool = dataclasses.field(default=True, init=False)
+    scores_between: bool = dataclasses.field(default=True, init=False)
 
     def begin_trial(self, trial: Trial) -> None:
         """Does nothing."""

@@ -98,10 +98,13 @@ def _draw_curve(
     axes: Any, report: Result, curve: AdaptationCurve, number: int, window: int, count: int
 ) -> None:
     x = _seen(curve)
+    scored = np.array([not report.protocol.adapting(first - 1) for first in curve.first_episode])
+    # Between scored batches, those of adaptation are explored with noise, so no line goes through them.
+    lined = scored | (report.protocol.scored_between == 0)
     colour = _COLOURS[number % len(_COLOURS)]
     # When there are more curves than colours, the second round of them is dashed.
     style = "-" if number < len(_COLOURS) else (0, (4, 2))
-    axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+    axes.fill_between(x[lined], curve.low[lined], curve.high[lined], color=colour, alpha=0.18, linewidth=0)
     if len(x) == 1:
         # A single point has no area to shade.
         axes.errorbar(
@@ -114,11 +117,16 @@ def _draw_curve(
         )
     for seed in _drawn_seeds(report, count):
         one = adaptation_curve(seed, curve.metric, window=window, repetitions=1, rng=np.random.default_rng(0))
-        axes.plot(x, one.estimate, color=colour, linewidth=0.7, alpha=0.6, zorder=2)
+        axes.plot(x[lined], one.estimate[lined], color=colour, linewidth=0.7, alpha=0.6, zorder=2)
     axes.plot(
-        x, curve.estimate, color=colour, linestyle=style, linewidth=2, label=report.agent, zorder=3 + number
+        x[lined],
+        curve.estimate[lined],
+        color=colour,
+        linestyle=style,
+        linewidth=2,
+        label=report.agent,
+        zorder=3 + number,
     )
-    scored = curve.first_episode > report.protocol.adaptation_episodes
     shown = scored | (len(x) <= _MAX_MARKERS)
     for mask, face in ((shown & ~scored, "white"), (scored, colour)):
         axes.plot(

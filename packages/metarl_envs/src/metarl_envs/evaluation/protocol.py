@@ -14,7 +14,9 @@ class Protocol:
     """The structure of a trial, and which of its episodes are scored.
 
     A trial consists of `adaptation_episodes`, followed by `scored_episodes`, all on one task.
-    The agent observes all of them; the score is the mean return of the scored ones.
+    The agent observes all of them; the score is the mean return of the scored ones. With
+    `scored_between`, there are also scored episodes before the first and after every other batch of
+    adaptation episodes, from which the agent does not learn; they are points of the curve, not of the score.
 
     Attributes:
         split: Name of the family's split whose tasks are evaluated.
@@ -26,6 +28,8 @@ class Protocol:
             and `Trial.seed`, the seed of all random numbers of the agent.
         episodes_per_update: Episodes collected with one policy between two updates of methods that
             adapt in batches; a divisor of `adaptation_episodes`.
+        scored_between: Scored episodes before each batch of `episodes_per_update` adaptation episodes; a
+            multiple of `episodes_per_update`, or 0 for none.
         adaptation_horizon: Time limit of the adaptation episodes; `None` for the family's.
         num_tasks: Number of tasks to evaluate, from the first on; all of the split if `None`.
         name: Name of the protocol in tables and plots.
@@ -41,6 +45,7 @@ class Protocol:
     deterministic: bool = True
     seeds: tuple[int, ...] = (0,)
     episodes_per_update: int = 1
+    scored_between: int = 0
     adaptation_horizon: int | None = None
     num_tasks: int | None = None
     name: str = ""
@@ -57,6 +62,7 @@ class Protocol:
         self._set_integer("adaptation_episodes", 0)
         self._set_integer("scored_episodes", 1)
         self._set_integer("episodes_per_update", 1)
+        self._set_integer("scored_between", 0)
         for field in ("num_tasks", "adaptation_horizon"):
             if getattr(self, field) is not None:
                 self._set_integer(field, 1)
@@ -64,6 +70,11 @@ class Protocol:
             raise ValueError(
                 "adaptation_episodes must be a multiple of episodes_per_update, got "
                 f"{self.adaptation_episodes} and {self.episodes_per_update}"
+            )
+        if self.scored_between % self.episodes_per_update:
+            raise ValueError(
+                "scored_between must be a multiple of episodes_per_update, got "
+                f"{self.scored_between} and {self.episodes_per_update}"
             )
         given: Any = self.seeds  # its type is checked here
         if isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
@@ -80,7 +91,12 @@ class Protocol:
     @property
     def num_episodes(self) -> int:
         """Episodes of one trial."""
-        return self.adaptation_episodes + self.scored_episodes
+        updates = self.adaptation_episodes // self.episodes_per_update
+        return self.adaptation_episodes + updates * self.scored_between + self.scored_episodes
+
+    def adapting(self, episode: int) -> bool:
+        """Whether an episode of a trial, counted from 0, is an adaptation episode."""
+        return is_adapting(episode, self.adaptation_episodes, self.episodes_per_update, self.scored_between)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -99,6 +115,14 @@ class Protocol:
                 f"unknown protocol fields {', '.join(unknown)}; the fields are {', '.join(sorted(known))}"
             )
         return cls(**values)
+
+
+def is_adapting(
+    episode: int, adaptation_episodes: int, episodes_per_update: int, scored_between: int
+) -> bool:
+    """Whether an episode of a trial, counted from 0, is an adaptation episode; see `Protocol`."""
+    batch, place = divmod(episode, scored_between + episodes_per_update)
+    return batch * episodes_per_update < adaptation_episodes and place >= scored_between
 
 
 def _integer(field: str, value: Any, least: int) -> int:
@@ -247,12 +271,28 @@ PROTOCOLS: dict[str, Protocol] = {
             scored_episodes=20,
             deterministic=False,
             episodes_per_update=20,
+            scored_between=20,
             source=(
                 "Landolfi et al. 2019, appendix and code: 4 stages of 4000 samples, 20 episodes of "
-                "200 steps each (8000 on Ant and Humanoid), scored on new rollouts. The paper also "
-                "scores new rollouts between stages; here the curve shows the stages' own "
-                "episodes, exploration noise included."
+                "200 steps each, scored on new rollouts without exploration noise after the warm-up and "
+                "after every stage."
             ),
+        ),
+        Protocol(
+            name="slbo_40",
+            adaptation_episodes=160,
+            scored_episodes=40,
+            deterministic=False,
+            episodes_per_update=40,
+            scored_between=40,
+            source="Landolfi et al. 2019 on Ant and Humanoid: 4 stages of 8000 samples.",
+        ),
+        Protocol(
+            name="slbo_warm_up",
+            adaptation_episodes=0,
+            scored_episodes=20,
+            deterministic=False,
+            source="Landolfi et al. 2019: new rollouts after the warm-up, before any real step of the task.",
         ),
     )
 }

@@ -93,7 +93,7 @@ class Report:
 
     def scored(self, metric: str) -> NDArray[np.float64]:
         """Mean of a metric over the scored episodes (R, T)."""
-        values = self.metric(metric)[..., self.protocol.adaptation_episodes :]
+        values = self.metric(metric)[..., -self.protocol.scored_episodes :]
         return np.asarray(values.mean(axis=-1), np.float64)
 
     @property

@@ -65,8 +65,8 @@ def evaluate(
 
     Raises:
         ValueError: If the family does not have the split or has fewer tasks than the protocol needs,
-            if an argument is set by the protocol or is not JSON, or if the agent's actions have
-            the wrong shape or are not finite.
+            if an argument is set by the protocol or is not JSON, if the agent does not support
+            `scored_between`, or if its actions have the wrong shape or are not finite.
     """
     # Imported here because MetaVectorEnv imports MuJoCo, which is not needed to read a report.
     import metarl_envs
@@ -82,6 +82,12 @@ def evaluate(
     tasks = _tasks(family, protocol)
     observe_task = _sees_task(agent)
     name = agent_name or type(agent).__name__
+    between = protocol.scored_between and protocol.adaptation_episodes
+    if between and not getattr(agent, "scores_between", False):
+        raise ValueError(
+            f"agent {name} must have the attribute scores_between = True for a protocol with scored episodes "
+            "between adaptation episodes; see metarl_envs.evaluation.Agent"
+        )
     horizon = arguments.get("max_episode_steps") or family.horizon
     longest = _longest(protocol, horizon)
     limits = {} if longest == horizon else {"max_episode_steps": longest}
@@ -161,6 +167,7 @@ def _run(
             episodes_per_update=protocol.episodes_per_update,
             deterministic=protocol.deterministic,
             seed=agent_seed,
+            scored_between=protocol.scored_between,
         )
         agent.begin_trial(trial)
         episodes, begun = begun, []
@@ -170,8 +177,7 @@ def _run(
         for number in range(len(episodes), protocol.num_episodes):
             # Seeded once: later episodes of the trial go on in the same streams.
             start = env.reset(seed=env_seeds) if number == 0 else env.reset()
-            adapting = number < protocol.adaptation_episodes
-            limit = (protocol.adaptation_horizon if adapting else None) or horizon
+            limit = (protocol.adaptation_horizon if protocol.adapting(number) else None) or horizon
             episodes.append(run_episode(env, agent, name, trial, _sees_task(agent), *start, limit=limit))
             agent.end_episode()
             if unfinished is not None:
