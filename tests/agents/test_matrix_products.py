@@ -15,6 +15,7 @@ from metarl_agents.run import train
 from metarl_agents.run.assembly import Assembly
 from metarl_agents.run.directory import RunError, read_description, recorded_products
 from metarl_agents.slbo.dynamics import Dynamics
+from metarl_agents.slbo.rollouts import RealSimulations
 
 SETTING = torch.backends.mkldnn.matmul
 
@@ -104,11 +105,11 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
     monkeypatch.setattr(train, "choose_products", lambda wanted, device: "onednn")
     seen = {"learning": set(), "acting": set()}
 
-    def watch(owner, name):
+    def watch(owner, name, what="learning"):
         original = getattr(owner, name)
 
         def watched(*arguments, **named):
-            seen["learning"].add(SETTING.fp32_precision)
+            seen[what].add(SETTING.fp32_precision)
             return original(*arguments, **named)
 
         monkeypatch.setattr(owner, name, watched)
@@ -117,6 +118,7 @@ def test_it_holds_in_gradient_steps_and_not_in_acting(agent, tmp_path, monkeypat
     watch(torch.autograd, "grad")
     # Of slbo, the products of the dynamics are large; the rest is as small as acting.
     watch(Dynamics, "loss_and_gradient")
+    watch(RealSimulations, "advance", "acting")
     trainer = Assembly.trainer
 
     def watched(self, *arguments):

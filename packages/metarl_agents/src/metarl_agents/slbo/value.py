@@ -81,7 +81,8 @@ class ValueNetwork(nn.Module):
         total, count = torch.zeros((), device=input_MI.device, dtype=input_MI.dtype), len(input_MI)
         for epoch in range(epochs):
             order = torch.randperm(count, generator=generator, device=input_MI.device)
-            inputs, targets = input_MI[order].split(batch_size), target_M[order][:, None].split(batch_size)
+            inputs = torch.split(input_MI[order], batch_size)
+            targets = torch.split(target_M[order][:, None], batch_size)
             for input_BI, target_B1 in zip(inputs, targets, strict=True):
                 layers = [input_BI]
                 for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
