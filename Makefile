@@ -31,7 +31,7 @@ check: $(VENV)/.installed  ## lint, format and types
 	$(BIN)/mypy packages/metarl_envs/src packages/metarl_agents/src
 
 bench: $(VENV)/.installed  ## speed as ratios against references, interleaved
-	cd benchmarks; failed=0; for script in environments composer agents context priors adaptation trials; do \
+	cd benchmarks; failed=0; for script in environments composer agents context priors adaptation trials slbo; do \
 	  ../$(BIN)/python $$script.py || failed=1; done; exit $$failed
 
 baselines: $(VENV)/.installed  ## returns of zero actions, random actions and scripted oracles, into results/baselines

@@ -115,12 +115,19 @@ def train(
 
 def resume(
     run_dir: RunDirectory,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Another number of environment steps of the whole run, to train a finished one further.",
+            min=1,
+        ),
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Resume an interrupted run from its newest checkpoint."""
     from metarl_agents.run import train as run
 
-    _say_how_it_ended(run.resume(run_dir, progress=progress))
+    _say_how_it_ended(run.resume(run_dir, progress=progress, steps=steps))
 
 
 def _say_how_it_ended(result: RunResult) -> None:

@@ -191,6 +191,125 @@ def iwpa_few_tasks(
     _say_where(study.run(progress=progress))
 
 
+SLBOFamily = Annotated[str, typer.Argument(help="Id of the family.", metavar="ID")]
+Seeds = Annotated[str, typer.Option(help="Seeds of the runs.")]
+Numbers = Annotated[
+    str, typer.Option(help="Numbers of training tasks at which each run is evaluated, separated by commas.")
+]
+
+
+@studies.command("slbo-tasks")
+def slbo_tasks(
+    family_id: SLBOFamily = "MetaHalfCheetah-VelShort-v0",
+    out: StudyFolder = Path("runs/slbo-tasks"),
+    numbers: Numbers = "5,10,20,30",
+    controls: Annotated[
+        bool, typer.Option(help="Evaluate with untrained dynamics and with the simulator, too.")
+    ] = True,
+    preset: Preset = "fast",
+    seeds: Seeds = "0,1,2",
+    split: Annotated[str, typer.Option(help="Split to evaluate on: validation, test or ood.")] = "test",
+    protocol: Annotated[str, typer.Option(help="Protocol of the evaluation.")] = "slbo_warm_up",
+    num_tasks: TrialTasks = None,
+    overrides: Overrides = None,
+    threads: Threads = 1,
+    progress: Progress = True,
+) -> None:
+    """Run SLBO's study of the number of training tasks: returns on new tasks before any real step of them.
+
+    It writes study.json, study.txt and study.png. Run the same command again to
+    continue an interrupted study.
+    """
+    from metarl_agents.run.slbo_study import CONTROLS, SLBOStudy
+
+    study = SLBOStudy(
+        out,
+        family_id,
+        numbers=integers("numbers", numbers),
+        controls=CONTROLS if controls else (),
+        preset=preset,
+        seeds=integers("seeds", seeds),
+        split=split,
+        protocol=protocol,
+        num_tasks=num_tasks,
+        overrides=overrides or [],
+        threads=threads,
+    )
+    _say_where(study.run(progress=progress))
+
+
+@studies.command("slbo-transfer")
+def slbo_transfer(
+    family_id: SLBOFamily = "MetaHalfCheetah-VelShort-v0",
+    out: StudyFolder = Path("runs/slbo-transfer"),
+    training_tasks: Annotated[int, typer.Option(help="Number of training tasks.", min=1)] = 30,
+    preset: Preset = "fast",
+    seeds: Seeds = "0,1,2",
+    protocol: Annotated[str, typer.Option(help="Protocol of the evaluation.")] = "slbo",
+    num_tasks: TrialTasks = None,
+    overrides: Overrides = None,
+    threads: Threads = 1,
+    progress: Progress = True,
+) -> None:
+    """Run SLBO's study of transfer: train on the train split, adapt in stages to the ood split.
+
+    ID is a family with such a split: MetaHalfCheetah-VelShort-v0 and
+    MetaAnt-VelShort-v0 (from positive to negative velocities),
+    MetaAnt-LowFriction-v0, or MetaAnt-Crippled-v0. Files as in `metarl study
+    slbo-tasks`.
+    """
+    from metarl_agents.run.slbo_study import SLBOStudy
+
+    study = SLBOStudy(
+        out,
+        family_id,
+        numbers=(training_tasks,),
+        preset=preset,
+        seeds=integers("seeds", seeds),
+        split="ood",
+        protocol=protocol,
+        num_tasks=num_tasks,
+        overrides=overrides or [],
+        threads=threads,
+    )
+    _say_where(study.run(progress=progress))
+
+
+@studies.command("slbo-active")
+def slbo_active(
+    family_id: SLBOFamily = "MetaAnt-VelShort2D-v0",
+    out: StudyFolder = Path("runs/slbo-active"),
+    selections: Annotated[
+        str, typer.Option(help="Ways to select training tasks: none, real, estimated, window.")
+    ] = "none,estimated,real",
+    numbers: Numbers = "5,20,30",
+    preset: Preset = "fast",
+    seeds: Seeds = "0,1,2",
+    num_tasks: TrialTasks = None,
+    overrides: Overrides = None,
+    threads: Threads = 1,
+    progress: Progress = True,
+) -> None:
+    """Run SLBO's study of active task selection: tasks that the dynamics know are skipped, or none are.
+
+    Files as in `metarl study slbo-tasks`.
+    """
+    from metarl_agents.run.slbo_study import SLBOStudy
+
+    study = SLBOStudy(
+        out,
+        family_id,
+        numbers=integers("numbers", numbers),
+        selections=tuple(selections.split(",")),
+        preset=preset,
+        seeds=integers("seeds", seeds),
+        num_tasks=num_tasks,
+        overrides=overrides or [],
+        threads=threads,
+    )
+    _say_where(study.run(progress=progress))
+
+
 def _say_where(path: Path | None) -> None:
     """Says where a study's result is; None if it was interrupted."""
     if path is None:

@@ -142,7 +142,7 @@ def train(
     return _run(folder, description, config, progress, products, prepare=write_directory)
 
 
-def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
+def resume(run_dir: str | Path, *, progress: bool = True, steps: int | None = None) -> RunResult:
     """Continues an interrupted run from its newest checkpoint, or from the start without one.
 
     On a CPU, with the same package versions, the weights and `metrics.jsonl` at the end are the same
@@ -150,13 +150,24 @@ def resume(run_dir: str | Path, *, progress: bool = True) -> RunResult:
     started, regardless of this machine's choice; if it is not available, the run reports this and
     continues with PyTorch's default.
 
+    Args:
+        run_dir: the run's directory.
+        progress: whether to show progress.
+        steps: another number of environment steps of the whole run, e.g. to train a finished run further; it
+            becomes part of the run's configuration.
+
     Raises:
-        ConfigError: if the run is recorded by wandb and wandb is not installed.
+        ConfigError: if the run is recorded by wandb and wandb is not installed, or for a bad number of steps.
         RunError: when the directory is not a run, or wandb does not start.
         CheckpointError: when the newest checkpoint is damaged.
     """
     folder = Path(run_dir)
     description, config = read_description(folder)
+    if steps is not None and steps != config.total_env_steps:
+        config = config.replace({"total_env_steps": steps})
+        description["config"] = config.to_dict()
+        description["overrides"]["total_env_steps"] = str(steps)
+        write_json(folder / "config.json", description)
     products, note = recorded_products(folder), None
     if products == "onednn" and (reason := reason_against_onednn()) is not None:
         products = "default"
