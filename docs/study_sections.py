@@ -1,6 +1,6 @@
-"""Sections of results/README.md about adaptation studies, from the files `study.json` in results/iwpa.
+"""Sections of results/README.md about studies, from the files `study.json` in results/iwpa and results/slbo.
 
-What the numbers do not say is written by hand in results/iwpa/STUDY/remarks.md and follows the tables.
+What the numbers do not say is written by hand in the study's remarks.md and follows the tables.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ Record = Mapping[str, Any]
 
 
 def study_sections(folder: Path) -> list[str]:
-    """Returns the sections of all studies below `folder`/iwpa, in the order of their names."""
+    """Returns the sections of the studies below `folder`/iwpa and `folder`/slbo, in the order of their names."""
     return [
         text
-        for path in sorted(folder.glob("iwpa/*/study.json"))
-        for text in _section(path.parent, json.loads(path.read_text(encoding="utf-8")))
+        for agent, section in (("iwpa", _section), ("slbo", _slbo_section))
+        for path in sorted(folder.glob(f"{agent}/*/study.json"))
+        for text in section(path.parent, json.loads(path.read_text(encoding="utf-8")))
     ]
 
 
@@ -49,6 +50,67 @@ def _section(folder: Path, study: Record) -> list[str]:
             _differences(study, episodes),
         ]
     parts += [f"    {study['command']}", f"![Returns along the episodes](iwpa/{folder.name}/study.png)"]
+    remarks = folder / "remarks.md"
+    if remarks.exists():
+        parts.append(remarks.read_text(encoding="utf-8").strip())
+    return parts
+
+
+def _slbo_section(folder: Path, study: Record) -> list[str]:
+    rows = []
+    for name, numbers in study["results"].items():
+        seeds = ", ".join(f"{sum(row) / len(row):.4g}" for row in numbers["scores"])
+        rows.append((name, _interval(numbers["score"]), seeds))
+    first = next(iter(study["results"].values()))
+    rows += [(name, f"{value:.4g}", "") for name, value in first["references"].items()]
+    parts = [
+        f"## Multi-task SLBO: {folder.name}",
+        f"{study['family']}, {len(study['tasks'])} {study['split']} tasks, protocol `{study['protocol']}`, "
+        f"preset `{study['preset']}`. Returns are means over training seeds and tasks, with 95 % intervals "
+        "over both.",
+        table(("", "score (mean)", "each training seed"), rows),
+    ]
+    if len(first["curve"]) > 1 and any(study["adapting"]):
+        stages = [
+            (
+                name,
+                *(
+                    f"{v:.4g}"
+                    for v, adapts in zip(numbers["curve"], study["adapting"], strict=True)
+                    if not adapts
+                ),
+            )
+            for name, numbers in study["results"].items()
+        ]
+        head = ("IQM", "after the warm-up", *(f"stage {n}" for n in range(1, len(stages[0]) - 1)))
+        parts.append(table(head, stages))
+    if study["differences"]:
+        parts += [
+            "Differences, paired by training seed and task: mean, 95 % interval over both.",
+            table(
+                ("first", "second", "first minus second"),
+                [(d["first"], d["second"], _interval(d["first_minus_second"])) for d in study["differences"]],
+            ),
+        ]
+    costs = [
+        (
+            seed,
+            selection,
+            f"{c['env_steps']:,}",
+            f"{c['rating_steps']:,}",
+            f"{c['trained_tasks']}",
+            f"{c['skipped_tasks']}",
+            _or_dash(c["virtual_minus_real_of_the_last_tasks"], ".1f"),
+            _or_dash(c["core_seconds"], ",.0f"),
+        )
+        for seed, by_selection in study["seeds"].items()
+        for selection, c in by_selection.items()
+    ]
+    head = (
+        "training seed", "selection", "real steps", "of them to rate tasks", "tasks", "skipped",
+        "virtual minus real return of the last 10 tasks", "core seconds of training",
+    )  # fmt: skip
+    parts += [table(head, costs), f"    {study['command']}", f"![Returns](slbo/{folder.name}/study.png)"]
     remarks = folder / "remarks.md"
     if remarks.exists():
         parts.append(remarks.read_text(encoding="utf-8").strip())
@@ -88,6 +150,10 @@ def _differences(study: Record, episodes: tuple[int, ...]) -> str:
     names = list(study["variants"])
     lines = [(f"`{row}`", *(found.get((row, column), "") for column in names[1:])) for row in names[:-1]]
     return table(("", *(f"`{name}`" for name in names[1:])), lines)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
 
 
 def _interval(numbers: list[float]) -> str:

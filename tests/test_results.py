@@ -156,6 +156,33 @@ def test_a_study_has_a_section_with_its_remarks(generate, small):
     assert section.index("metarl study iwpa X") < section.index("What limits it.") < section.index("## Speed")
 
 
+def test_a_study_of_slbo_has_a_section(generate, small):
+    def result(value):
+        return {"score": [value, value - 1, value + 1], "scores": [[value, value], [value + 2, value]],
+                "curve": [value, -90.0, value + 5], "references": {"zero": -200.0}}  # fmt: skip
+
+    costs = {"env_steps": 120_000, "rating_steps": 4_000, "trained_tasks": 29, "skipped_tasks": 3,
+             "virtual_minus_real_of_the_last_tasks": None, "core_seconds": 1234.5}  # fmt: skip
+    study = {
+        "command": "metarl study slbo-tasks X", "family": ID, "preset": "fast", "split": "test",
+        "protocol": "slbo", "adapting": [False, True, False], "tasks": [[1.0], [2.0]],
+        "results": {"5 tasks": result(-40.0), "10 tasks": result(-30.0)},
+        "differences": [{"first": "5 tasks", "second": "10 tasks", "first_minus_second": [-10, -12, -8]}],
+        "seeds": {"0": {"none": costs}},
+    }  # fmt: skip
+    folder = small / "slbo" / "quick"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(study))
+    text = generate.results_page(generate.Results.read(small))
+    section = text[text.index("## Multi-task SLBO: quick") :]
+    assert "2 test tasks, protocol `slbo`" in section
+    assert "| 5 tasks | -40 [-41, -39] | -40, -39 |" in section
+    assert "| zero | -200 |" in section
+    assert "| 10 tasks | -30 | -25 |" in section
+    assert "| 5 tasks | 10 tasks | -10 [-12, -8] |" in section
+    assert "| 0 | none | 120,000 | 4,000 | 29 | 3 | – | 1,234 |" in section
+
+
 def test_a_mark_or_a_remark_of_nothing_is_refused(generate, small):
     (small / "remarks" / "MetaPoint-Gaol-v0.md").write_text("Remark.")
     with pytest.raises(ValueError, match="there is no family MetaPoint-Gaol-v0"):

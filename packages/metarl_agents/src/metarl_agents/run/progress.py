@@ -100,11 +100,11 @@ class RunProgress:
 
     def _line(self) -> None:
         self.last_line = time.perf_counter()
-        left = (self.total - self.env_steps) / max(self._rate(), 1e-9)
-        line = (
-            f"{self.env_steps:,}/{self.total:,} steps  {self._rate():,.0f} steps/s  "
-            f"{self._return()}  about {max(left, 0.0):,.0f} s left"
-        )
+        line = f"{self.env_steps:,}/{self.total:,} steps  {self._rate():,.0f} steps/s  {self._return()}"
+        # A model-based agent may take a while to its first step.
+        if self.env_steps > self.first:
+            left = (self.total - self.env_steps) / self._rate()
+            line += f"  about {max(left, 0.0):,.0f} s left"
         with self.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self.shown and self.bar is None:
