@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 
 def study_sections(folder: Path) -> list[str]:
-    """Returns the sections of the studies below `folder`/iwpa and `folder`/slbo, in the order of their names."""
+    """Returns the sections of the studies in `folder`/iwpa and `folder`/slbo, in the order of their names."""
     return [
         text
         for agent, section in (("iwpa", _section), ("slbo", _slbo_section))
