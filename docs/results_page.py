@@ -158,6 +158,8 @@ def _by_paper(results: Results) -> list[str]:
         agents = sorted(
             {r["agent"] for r in results.records if r["family"] in families and r["split"] == "test"}
         )
+        if not agents:
+            continue
         lines = []
         for env_id in families:
             cells = [_brief(results.chosen(agent, env_id)) for agent in agents]
