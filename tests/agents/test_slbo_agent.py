@@ -13,6 +13,7 @@ import metarl_envs
 from metarl_agents import load_agent, resume, train
 from metarl_agents.common.config import ConfigError, parse_overrides
 from metarl_agents.registry import find_agent
+from metarl_agents.run.checkpoint import newest_checkpoint, read_checkpoint
 from metarl_agents.run.evaluate import evaluate_run
 from metarl_agents.slbo.config import SLBOConfig
 from metarl_agents.slbo.schedule import Schedule
@@ -178,8 +179,8 @@ def test_a_window_interrupted_between_candidates_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(SummaryWriter, "add_scalar", interrupt_after(5))
         cut = train("slbo", CHEETAH, out=tmp_path / "cut", **arguments)
-    state = json.loads(next((tmp_path / "cut/checkpoints").iterdir()).joinpath("state.json").read_text())
-    assert len(state["values"]["collector"]["schedule"]["candidates"]) == 1
+    values = read_checkpoint(newest_checkpoint(tmp_path / "cut/checkpoints")).values
+    assert len(values["collector"]["schedule"]["candidates"]) == 1
     assert not cut.finished
     assert resume(tmp_path / "cut", progress=False).finished
     assert_same_outcome(tmp_path / "cut", tmp_path / "whole")

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from metarl_agents import train
 from metarl_agents.cli import app
 from metarl_agents.run.directory import core_seconds
+from metarl_agents.run.lock import exclusive, is_held
 from metarl_agents.sweep.estimate import estimate
 from metarl_agents.sweep.job import Job
-from metarl_agents.sweep.lock import exclusive, is_held
 from metarl_agents.sweep.spec import read_spec
 from metarl_agents.sweep.status import job_status
 from metarl_agents.sweep.worker import BUSY, FAILED, FINISHED, STOPPED, run_job
@@ -170,7 +170,7 @@ def test_two_processes_do_not_work_on_one_job(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys, time\nfrom pathlib import Path\nfrom metarl_agents.sweep.lock import exclusive\n"
+            "import sys, time\nfrom pathlib import Path\nfrom metarl_agents.run.lock import exclusive\n"
             "with exclusive(Path(sys.argv[1])) as held:\n    print(held, flush=True)\n    time.sleep(60)",
             str(path / "lock"),
         ],

@@ -122,12 +122,18 @@ def resume(
             min=1,
         ),
     ] = None,
+    checkpoint: Annotated[
+        int | None,
+        typer.Option(
+            help="Iteration of an older checkpoint to continue from; newer ones are renamed.", min=0
+        ),
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Resume an interrupted run from its newest checkpoint."""
     from metarl_agents.run import train as run
 
-    _say_how_it_ended(run.resume(run_dir, progress=progress, steps=steps))
+    _say_how_it_ended(run.resume(run_dir, progress=progress, steps=steps, checkpoint=checkpoint))
 
 
 def _say_how_it_ended(result: RunResult) -> None:

@@ -13,6 +13,10 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 MATRIX_PRODUCTS = ("auto", "onednn", "default")
 
 
+#: Larger numbers are mistakes; a run of so many steps would not end.
+LARGEST = 10**15
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says what is allowed."""
 
@@ -41,6 +45,8 @@ class Config:
                     continue
                 if not math.isfinite(number) or number < 0:
                     raise ConfigError(f"{field.name} must be a non-negative number, not {number}")
+                if number > LARGEST:
+                    raise ConfigError(f"{field.name} must be at most {LARGEST:.0e}, not {number:.3g}")
                 if number == 0 and field.name not in self.may_be_zero:
                     raise ConfigError(f"{field.name} must be greater than 0")
         for name, allowed in self.choices.items():

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from metarl_agents.run.directory import RunError, read_description
+from metarl_agents.run.directory import RunError, read_entries
 from metarl_agents.run.metrics import EVALUATION_GLOSSARY, glossary
 from metarl_agents.run.monitor import FILE
 from metarl_envs.evaluation import iqm, stratified_bootstrap_interval
@@ -67,10 +67,13 @@ def read_metrics(run_dir: Path, file: str = "metrics.jsonl") -> list[Mapping[str
     """Returns the records of a run, one per iteration, or per evaluation and protocol.
 
     Raises:
-        RunError: there is none yet.
+        RunError: there is none yet, or a line is damaged.
     """
     path = run_dir / file
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise RunError(f"{path} has a line that is not JSON: {error}") from error
     if not records:
         raise RunError(f"{run_dir} has no data to plot yet: {file} is missing or empty")
     return records
@@ -98,7 +101,7 @@ def plot_learning(run_dirs: Sequence[Path], path: Path, *, metrics: Sequence[str
     """
     if len(metrics) > len(_DASHES):
         raise ValueError(f"a figure has at most {len(_DASHES)} metrics, not {len(metrics)}")
-    families = sorted({read_description(run_dir)[0]["env_id"] for run_dir in run_dirs})
+    families = sorted({read_entries(run_dir)["env_id"] for run_dir in run_dirs})
     curves = [curve for metric in metrics or [""] for curve in _curves(run_dirs, metric)]
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -171,7 +174,7 @@ def _curves(run_dirs: Sequence[Path], metric: str) -> list[Curve]:
 
 def _labels(run_dirs: Sequence[Path]) -> list[str]:
     """Agent and preset of each run, with overrides and family where these tell runs apart."""
-    descriptions = [read_description(run_dir)[0] for run_dir in run_dirs]
+    descriptions = [read_entries(run_dir) for run_dir in run_dirs]
     several = len({description["env_id"] for description in descriptions}) > 1
     variants: dict[str, set[str]] = {}
     parts = []

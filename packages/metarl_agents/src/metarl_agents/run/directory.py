@@ -24,22 +24,96 @@ PACKAGES = (
 )  # fmt: skip
 
 
+#: Version of the format of a run's directory, in its `config.json`.
+FORMAT = 1
+#: The lock of a run's directory.
+LOCK = ".lock"
+#: A larger `config.json` is none.
+MAX_BYTES = 1_000_000
+_TYPES: dict[str, tuple[type, ...]] = {
+    "agent": (str,), "env_id": (str,), "preset": (str,), "overrides": (dict,), "seed": (int,),
+    "device": (str,), "threads": (int,), "command": (str,), "config": (dict,),
+}  # fmt: skip
+_COUNTS = {"seed": 0, "threads": 1, "actors": 0}
+
+
 class RunError(RuntimeError):
     """A run directory cannot be used for this purpose; the message gives the reason."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Raises:
+        OSError: when it is missing, or not a file: a pipe or a device would be read for ever.
+        ValueError: when it has no JSON object.
+    """
+    if not path.is_file():
+        raise OSError(f"{path.name} is missing or not a file")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_BYTES:,} bytes")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path.name} is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} must have an object, not {type(found).__name__}")
+    return found
+
+
+def read_entries(folder: Path) -> dict[str, Any]:
+    """The contents of a run's `config.json` of any format, for readers of metrics and reports.
+
+    Raises:
+        RunError: when the directory is not a run.
+    """
+    try:
+        description = read_json(folder / "config.json")
+        _check_entries(description)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is not the directory of a run: {error}") from error
+    return description
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], RunConfig]:
     """The contents of a run's `config.json`, and the configuration in it.
 
     Raises:
-        RunError: when the directory is not a run.
+        RunError: when the directory is not a run, or of a format that this version does not read.
     """
     try:
-        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        description = read_json(folder / "config.json")
+        _check_description(description)
+        metarl_envs.family(description["env_id"])
         config_class = find_agent(description["agent"]).load().config_class
-        return description, config_class().replace(description["config"])
-    except (OSError, KeyError, ValueError) as error:
+        config = config_class().replace(description["config"])
+    except (OSError, ValueError) as error:
         raise RunError(f"{folder} is not the directory of a run: {error}") from error
+    return description, config
+
+
+def _check_description(description: dict[str, Any]) -> None:
+    """Refuses what is not the description of a run of this format."""
+    _check_entries(description)
+    if description.get("format") != FORMAT:
+        raise ValueError(
+            f"it has format {description.get('format', 'unnumbered')}, and this version reads {FORMAT}; runs "
+            "with an unnumbered format are from before 0.1.0: their reports and metrics can be read, but "
+            "they cannot be continued or evaluated"
+        )
+
+
+def _check_entries(description: dict[str, Any]) -> None:
+    """Refuses missing entries, and values of wrong types."""
+    for name, kinds in _TYPES.items():
+        if name not in description:
+            raise ValueError(f"config.json has no entry {name!r}")
+        if not isinstance(description[name], kinds) or isinstance(description[name], bool):
+            raise ValueError(f"{name} in config.json must be of type {kinds[0].__name__}")
+    for name, least in _COUNTS.items():
+        value = description.get(name, least)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+            raise ValueError(f"{name} in config.json must be a whole number of at least {least}")
 
 
 def recorded_products(folder: Path) -> str:
@@ -52,12 +126,36 @@ def recorded_products(folder: Path) -> str:
     """
     path = folder / "versions.json"
     try:
-        name = json.loads(path.read_text(encoding="utf-8")).get("matrix_products", "default")
+        name = read_json(path).get("matrix_products", "default")
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read, so the run cannot be resumed: {error}") from error
     if name not in ("default", "onednn"):
         raise RunError(f"matrix_products in {path} must be 'default' or 'onednn', not {name!r}")
     return str(name)
+
+
+def changed_versions(folder: Path) -> str | None:
+    """What differs from the versions a run was started with and makes its continuation another one; or None.
+
+    Raises:
+        RunError: when the run's `versions.json` cannot be read.
+    """
+    path = folder / "versions.json"
+    try:
+        before = read_json(path)["packages"]
+        changes = [
+            f"{name} {before.get(name, 'unknown')} -> {version(name)}"
+            for name in PACKAGES
+            if before.get(name) != version(name)
+        ]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise RunError(f"{path} cannot be read, so the run cannot be resumed: {error}") from error
+    if not changes:
+        return None
+    return (
+        "this machine has other versions than the run was started with, so the result is not that of an "
+        f"uninterrupted run, bit for bit: {', '.join(changes)}"
+    )
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from metarl_agents.run.checkpoint import (
     WEIGHTS,
     CheckpointError,
     digest,
+    fitting,
     newest_checkpoint,
     read_checkpoint,
     read_weights,
@@ -46,7 +47,8 @@ def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[
     if not algorithm.needs_replay:
         return algorithm.trial_agent()
     buffer = algorithm.replay_buffer(config, context)
-    buffer.load_state_arrays(unprefixed("buffer", read_checkpoint(path).arrays))
+    with fitting(path):
+        buffer.load_state_arrays(unprefixed("buffer", read_checkpoint(path).arrays))
     return algorithm.trial_agent(buffer)
 
 
@@ -73,7 +75,9 @@ def load_algorithm(
     context = Context.of(env, seed=description["seed"], device=torch.device(device))
     env.close()
     algorithm = algorithm_class.from_config(config, context)
-    algorithm.load_network_state(read_weights(path))
+    weights = read_weights(path)
+    with fitting(path):
+        algorithm.load_network_state(weights)
     return algorithm, context, path
 
 

@@ -1,7 +1,7 @@
 """A Tianshou logger that writes one JSON line per iteration and TensorBoard events."""
 
+import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -13,8 +13,13 @@ from tianshou.utils.logger.logger_base import BaseLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from metarl_agents.run.metrics import TIMING_GLOSSARY
+from metarl_envs.files import atomic_path
 
 Record = dict[str, float]
+
+
+class DamagedLinesError(RuntimeError):
+    """A file of lines is not what was written; the message names it."""
 
 
 class JsonLines:
@@ -24,18 +29,45 @@ class JsonLines:
         path: the file; created when missing.
         lines: number of existing lines to keep.
         glossary: the names that may be written.
+        digest: SHA-256 of these lines; "" for no comparison.
+
+    Attributes:
+        cut: bytes of an unfinished last line that were cut off, as a crash leaves it.
+
+    Raises:
+        DamagedLinesError: when there are fewer lines, or they are not those that were written.
     """
 
-    def __init__(self, path: Path, lines: int, glossary: Mapping[str, str]) -> None:
-        kept = path.read_bytes().splitlines(keepends=True)[:lines] if path.exists() else []
+    def __init__(self, path: Path, lines: int, glossary: Mapping[str, str], digest: str = "") -> None:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise DamagedLinesError(f"{path} is not a file")
+        found = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in found if line.endswith(b"\n")]
+        self.cut = 0 if len(whole) == len(found) else len(found[-1])
+        kept = whole[:lines]
         if len(kept) < lines:
-            raise ValueError(f"{path} has {len(kept)} lines, but the checkpoint counts {lines}")
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(b"".join(kept))
-        os.replace(temporary, path)
+            raise DamagedLinesError(f"{path} has {len(kept)} lines, but the checkpoint counts {lines}")
+        for number, line in enumerate(kept, 1):
+            try:
+                if not isinstance(json.loads(line), dict):
+                    raise ValueError("it has no JSON object")
+            except ValueError as error:
+                raise DamagedLinesError(f"line {number} of {path} is damaged: {error}") from error
+        self.hash = hashlib.sha256(b"".join(kept))
+        if digest and self.digest != digest:
+            raise DamagedLinesError(
+                f"{path} is damaged: its first {lines} lines are not those that were written"
+            )
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
         self.path = path
         self.lines = lines
         self.glossary = glossary
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all lines."""
+        return self.hash.hexdigest()
 
     def write(self, record: Record) -> None:
         """Appends one record.
@@ -46,8 +78,10 @@ class JsonLines:
         for name in record:
             if name not in self.glossary:
                 raise KeyError(f"the metric {name!r} is missing from metarl_agents.run.metrics")
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        line = (json.dumps(record) + "\n").encode()
+        with self.path.open("ab") as file:
+            file.write(line)
+        self.hash.update(line)
         self.lines += 1
 
 
@@ -62,6 +96,7 @@ class TrainingLogger(BaseLogger):
         glossary: the metrics that may be written, with their meanings.
         position: iteration, environment steps and gradient steps to continue from.
         lines: lines of `metrics.jsonl` and `timing.jsonl` to keep.
+        digests: their SHA-256, see `JsonLines`.
         on_iteration: called with each iteration's record after it is written.
         on_update: called after each gradient step.
         take_losses: returns the mean losses that no gradient step has reported yet.
@@ -75,6 +110,7 @@ class TrainingLogger(BaseLogger):
         glossary: Mapping[str, str],
         position: tuple[int, int, int],
         lines: tuple[int, int],
+        digests: tuple[str, str] = ("", ""),
         on_iteration: Callable[[Record], None],
         on_update: Callable[[], None],
         take_losses: Callable[[], Record] = dict,
@@ -84,8 +120,8 @@ class TrainingLogger(BaseLogger):
         # otherwise report only the first gradient step of each iteration.
         super().__init__(training_interval=0, update_interval=0)
         self.iteration, self.env_steps, self.gradient_steps = position
-        self.metrics = JsonLines(folder / "metrics.jsonl", lines[0], glossary)
-        self.timing = JsonLines(folder / "timing.jsonl", lines[1], TIMING_GLOSSARY)
+        self.metrics = JsonLines(folder / "metrics.jsonl", lines[0], glossary, digests[0])
+        self.timing = JsonLines(folder / "timing.jsonl", lines[1], TIMING_GLOSSARY, digests[1])
         self.folder = folder
         self.purge_step = self.env_steps + 1 if self.iteration else None
         self.tracker: WandbLogger | None = None

@@ -1,11 +1,20 @@
 """One call of `train` or `resume`: restoring, training and saving a run."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from metarl_agents.actors.ray_pool import RayPool
 from metarl_agents.run.assembly import Assembly
-from metarl_agents.run.checkpoint import newest_checkpoint, read_checkpoint, write_checkpoint
+from metarl_agents.run.checkpoint import (
+    fitting,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from metarl_agents.run.directory import RunError
 from metarl_agents.run.evaluate import load_agent
 from metarl_agents.run.logger import TrainingLogger
 from metarl_agents.run.metrics import glossary
@@ -40,7 +49,7 @@ class Session:
         self.config = parts.config
         self.signals = signals
         self.checkpoints = folder / "checkpoints"
-        self.resumed, position, lines = self._restore()
+        self.resumed, position, lines, digests = self._restore()
         self.initial_steps = position[1]
         self.shown = RunProgress(
             folder / "log.txt",
@@ -54,11 +63,15 @@ class Session:
             glossary=glossary(description["agent"]),
             position=position,
             lines=lines,
+            digests=digests,
             on_iteration=self.shown.iteration,
             on_update=self.shown.update_step,
             take_losses=parts.algorithm.means.take,
             other_cpu_seconds=float if pool is None else pool.cpu_seconds,
         )
+        for file in (self.logger.metrics, self.logger.timing):
+            if file.cut:
+                self.shown.message(f"cut the unfinished last line ({file.cut} bytes) off {file.path}")
         if pool is not None:
             pool.on_loss = self.shown.message
         self.monitor = Monitor(
@@ -73,22 +86,28 @@ class Session:
             "stopping after this iteration; a second signal stops at the last checkpoint"
         )
 
-    def _restore(self) -> tuple[bool, tuple[int, int, int], tuple[int, int]]:
+    def _restore(self) -> tuple[bool, tuple[int, int, int], tuple[int, int], tuple[str, str]]:
         """Restores the newest checkpoint, or collects the initial steps if there is none.
 
         Returns:
             Whether there was a checkpoint; iteration, environment steps and gradient steps; lines of
-            `metrics.jsonl` and `timing.jsonl`.
+            `metrics.jsonl` and `timing.jsonl`, and their digests.
+
+        Raises:
+            CheckpointError: when the checkpoint is damaged, or is not one of this configuration.
         """
         path = newest_checkpoint(self.checkpoints)
         if path is None:
             initial = self.parts.collector.collect_initial()
-            return False, (0, initial.n_collected_steps, 0), (0, 0)
+            return False, (0, initial.n_collected_steps, 0), (0, 0), ("", "")
         checkpoint = read_checkpoint(path)
-        self.parts.load_state(checkpoint)
-        values = checkpoint.values
-        position = (values["iteration"], values["env_steps"], values["gradient_steps"])
-        return True, position, (values["metrics_lines"], values["timing_lines"])
+        with fitting(path):
+            self.parts.load_state(checkpoint)
+            values = checkpoint.values
+            position = (values["iteration"], values["env_steps"], values["gradient_steps"])
+            lines = (values["metrics_lines"], values["timing_lines"])
+            digests = (values["metrics_digest"], values["timing_digest"])
+        return True, position, lines, digests
 
     @property
     def finished(self) -> bool:
@@ -129,9 +148,16 @@ class Session:
                     f"the training tasks already take {self.initial_steps:,}, so no iteration was run; use "
                     f"more than {self.initial_steps:,} steps, or fewer initial ones"
                 )
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"the run cannot be written: {error}; the last checkpoint is intact: when there is space "
+                f"again, continue with metarl resume {self.checkpoints.parent}"
+            ) from error
         finally:
-            logger.finalize()
-            self.shown.close()
+            # On a full disk, the last lines are lost too.
+            with suppress(OSError):
+                logger.finalize()
+                self.shown.close()
 
     def _after_iteration(self, iteration: int, env_steps: int, gradient_steps: int) -> str:
         """Saves a checkpoint and evaluates it, if either is due; Tianshou's trainer calls this."""
@@ -152,6 +178,8 @@ class Session:
             "env_steps": logger.env_steps,
             "gradient_steps": logger.gradient_steps,
             "metrics_lines": logger.metrics.lines,
+            "metrics_digest": logger.metrics.digest,
             "timing_lines": logger.timing.lines,
+            "timing_digest": logger.timing.digest,
         }
         return str(write_checkpoint(self.checkpoints, logger.iteration, checkpoint))

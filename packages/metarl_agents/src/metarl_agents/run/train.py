@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from metarl_agents.common.matrix_products import choose_products, reason_against
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
 from metarl_agents.run.assembly import assemble
+from metarl_agents.run.checkpoint import set_aside
 from metarl_agents.run.directory import (
+    FORMAT,
+    LOCK,
     RunError,
+    changed_versions,
     check_device,
     read_description,
     recorded_products,
@@ -24,6 +29,7 @@ from metarl_agents.run.directory import (
     versions,
     write_json,
 )
+from metarl_agents.run.lock import held_run
 from metarl_agents.run.monitor import check_evaluations
 from metarl_agents.run.session import Session
 from metarl_agents.run.signals import handled_signals
@@ -117,9 +123,9 @@ def train(
     check_evaluations(config, family)
     products = choose_products(config.matrix_products, device)
     folder = Path(out) if out is not None else Path("runs") / agent / env_id / f"{preset}-{seed}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is not empty: use another directory, or continue the run in it with resume")
+    _check_empty(folder)
     description = {
+        "format": FORMAT,
         "agent": agent,
         "env_id": env_id,
         "preset": preset,
@@ -134,7 +140,8 @@ def train(
     }
 
     def write_directory() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        # Again, now that no other process can begin a run here.
+        _check_empty(folder)
         write_json(folder / "versions.json", versions(family) | {"matrix_products": products})
         # Last, because a directory that contains this file is a run.
         write_json(folder / "config.json", description)
@@ -142,7 +149,21 @@ def train(
     return _run(folder, description, config, progress, products, prepare=write_directory)
 
 
-def resume(run_dir: str | Path, *, progress: bool = True, steps: int | None = None) -> RunResult:
+def _check_empty(folder: Path) -> None:
+    """Refuses a directory with other files; what a start that failed has left is not in the way.
+
+    Raises:
+        RunError: when it is not empty, or not a directory.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK, "versions.json"}:
+        raise RunError(f"{folder} is not empty: use another directory, or continue the run in it with resume")
+
+
+def resume(
+    run_dir: str | Path, *, progress: bool = True, steps: int | None = None, checkpoint: int | None = None
+) -> RunResult:
     """Continues an interrupted run from its newest checkpoint, or from the start without one.
 
     On a CPU, with the same package versions, the weights and `metrics.jsonl` at the end are the same
@@ -155,10 +176,11 @@ def resume(run_dir: str | Path, *, progress: bool = True, steps: int | None = No
         progress: whether to show progress.
         steps: another number of environment steps of the whole run, e.g. to train a finished run further; it
             becomes part of the run's configuration.
+        checkpoint: iteration of an older checkpoint to continue from; newer ones are renamed.
 
     Raises:
         ConfigError: if the run is recorded by wandb and wandb is not installed, or for a bad number of steps.
-        RunError: when the directory is not a run, or wandb does not start.
+        RunError: when the directory is not a run or another process continues it, or wandb does not start.
         CheckpointError: when the newest checkpoint is damaged.
     """
     folder = Path(run_dir)
@@ -167,15 +189,23 @@ def resume(run_dir: str | Path, *, progress: bool = True, steps: int | None = No
         config = config.replace({"total_env_steps": steps})
         description["config"] = config.to_dict()
         description["overrides"]["total_env_steps"] = str(steps)
-        write_json(folder / "config.json", description)
-    products, note = recorded_products(folder), None
+    check_device(description["device"])
+    products, note = recorded_products(folder), changed_versions(folder)
+
+    def change_directory() -> None:
+        if steps is not None:
+            write_json(folder / "config.json", description)
+        if checkpoint is not None:
+            set_aside(folder / "checkpoints", checkpoint)
+
     if products == "onednn" and (reason := reason_against_onednn()) is not None:
         products = "default"
-        note = (
+        slower = (
             f"the run was started with oneDNN for matrix products, but {reason}; it continues with PyTorch's "
             "default, so its results differ from those of an uninterrupted run by rounding"
         )
-    return _run(folder, description, config, progress, products, note)
+        note = slower if note is None else f"{note}\n{slower}"
+    return _run(folder, description, config, progress, products, note, prepare=change_directory)
 
 
 def _run(
@@ -190,7 +220,12 @@ def _run(
     # `prepare` is called when the parts of the run fit together.
     started = time.perf_counter()
     threads, actors = description["threads"], description.get("actors", 0)
-    with handled_signals() as signals, torch_threads(threads), actor_pool(actors) as pool:
+    with (
+        ExitStack() as stack,
+        handled_signals() as signals,
+        torch_threads(threads),
+        actor_pool(actors) as pool,
+    ):
         parts = assemble(
             description["agent"],
             description["env_id"],
@@ -202,6 +237,8 @@ def _run(
             products=products,
         )
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held_run(folder))
             prepare()
             session = Session(folder, description, parts, signals=signals, progress=progress, pool=pool)
             nothing_left = session.nothing_left

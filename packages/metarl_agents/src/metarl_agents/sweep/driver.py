@@ -13,10 +13,10 @@ from rich.live import Live
 
 from metarl_agents.run.checkpoint import newest_checkpoint
 from metarl_agents.run.directory import write_json
+from metarl_agents.run.lock import is_held
 from metarl_agents.run.signals import handled_signals
 from metarl_agents.sweep.engines.engine import LOST, Engine
 from metarl_agents.sweep.job import LOCK, RUN, STATE, Job
-from metarl_agents.sweep.lock import is_held
 from metarl_agents.sweep.status import job_status, status_table, table_console
 from metarl_agents.sweep.worker import FAILED, FINISHED, STOPPED
 

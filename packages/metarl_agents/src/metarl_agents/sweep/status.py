@@ -16,8 +16,8 @@ from rich.table import Table
 
 from metarl_agents.common.config import ConfigError
 from metarl_agents.run.directory import core_seconds
+from metarl_agents.run.lock import is_held
 from metarl_agents.sweep.job import JOB, LOCK, RUN, STATE, Job
-from metarl_agents.sweep.lock import is_held
 from metarl_agents.sweep.worker import FAILED, FINISHED, RUNNING, STOPPED, is_evaluated
 
 WAITING, INTERRUPTED = "waiting", "interrupted"

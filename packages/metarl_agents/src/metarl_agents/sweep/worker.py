@@ -23,9 +23,9 @@ from typing import Any
 from metarl_agents.common.config import ConfigError
 from metarl_agents.run.directory import write_json
 from metarl_agents.run.evaluate import evaluate_run
+from metarl_agents.run.lock import exclusive
 from metarl_agents.run.train import resume, train
 from metarl_agents.sweep.job import JOB, LOCK, LOG, RUN, STATE, Evaluation, Job, make_job
-from metarl_agents.sweep.lock import exclusive
 from metarl_envs.evaluation import Report
 
 #: States of a job in `state.json`; a job without this file is waiting.

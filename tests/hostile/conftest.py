@@ -1,0 +1,6 @@
+"""Hostile tests use the tiny runs of the agents' tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "agents"))
