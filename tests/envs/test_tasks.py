@@ -123,5 +123,5 @@ def test_families_are_looked_up_once(family_id):
     assert family.task("train", 0) is family.tasks()[0]
     with pytest.raises(ValueError, match="did you mean 'train'"):
         family.tasks("trian")
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="at least 0"):
         family.sample_tasks(-1, np.random.default_rng(0))

@@ -130,7 +130,7 @@ def test_a_task_that_is_partly_physics_and_partly_the_objectives(write):
     family = write("hopper", "velocity", names)
     freeze(family)
     envs = metarl_envs.MetaVectorEnv(family, 2, num_threads=1)
-    tasks = [metarl_envs.Task(family.id, "train", -1, (0.5, 1.0, m)) for m in (1.0, 2.0)]
+    tasks = [metarl_envs.Task(family.id, "train", -1, (0.5, 1.0, m)) for m in (0.5, 1.0)]
     envs.set_tasks(tasks)
     torso, floor = envs._core.body.model.body("torso").id, envs._core.body.model.geom("floor").id
     engine = envs._core.body.engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,23 @@ def check_seed(seed: Any) -> None:
         raise ValueError(f"a seed is None or a non-negative integer, got {seed!r}")
 
 
+def checked_options(options: Any) -> dict[str, Any]:
+    """Returns a copy of the options of a reset.
+
+    Raises:
+        ValueError: they are neither None nor a mapping.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"options must be None or a dict, got {options!r}")
+    return dict(options or {})
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises ValueError for what is neither True nor False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def check_not_closed(closed: bool) -> None:
     """Raises RuntimeError when an environment is used after `close`."""
     if closed:
@@ -87,7 +104,7 @@ def spread_seeds(seed: Any, num: int) -> list[int | None]:
     Raises:
         ValueError: a seed is none, or their number is wrong.
     """
-    if not isinstance(seed, Sequence | np.ndarray):
+    if isinstance(seed, str | bytes) or not isinstance(seed, Sequence | np.ndarray) or np.ndim(seed) == 0:
         check_seed(seed)
         return [None if seed is None else int(seed) + i for i in range(num)]
     if len(seed) != num:

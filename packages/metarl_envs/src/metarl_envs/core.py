@@ -43,7 +43,7 @@ def restored_generator(state: Any) -> np.random.Generator:
     bits = np.random.PCG64(0)
     try:
         bits.state = state
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError("a generator's state must be a saved state of NumPy's PCG64") from error
     return np.random.Generator(bits)
 
@@ -72,9 +72,17 @@ def state_array(
         owner: description of the environment, for messages.
 
     Raises:
-        ValueError: it is missing, has another shape, or is not finite.
+        ValueError: it is missing, has another shape or kind of values, or is not finite.
     """
-    array = np.array(state_part(state, key), dtype=dtype)
+    given = np.array(state_part(state, key))
+    kinds = {"b": "b", "i": "iu"}.get(np.dtype(dtype).kind, "iuf")
+    if given.size and given.dtype.kind not in kinds:
+        what = {"b": "booleans", "iu": "whole numbers", "iuf": "numbers"}[kinds]
+        raise ValueError(
+            f"a state's {key} must be {what} in the range of {np.dtype(dtype)}, got {given.dtype}"
+        )
+    with np.errstate(over="ignore"):
+        array = given.astype(dtype)
     if array.shape != shape:
         raise ValueError(f"the state does not fit {owner}: its {key} has shape {array.shape}, not {shape}")
     if not _all_finite(array):
@@ -329,6 +337,8 @@ class Core:
         observation = state_array(state, "observation", self.observation.shape, np.float32, owner)
         position = state_array(state, "position", self._position.shape, np.float64, owner)
         elapsed = state_array(state, "elapsed", (num,), np.int64, owner)
+        if (elapsed < 0).any():
+            raise ValueError(f"a state's elapsed steps must not be negative, got {elapsed.tolist()}")
         tasks = [self.family.resolve_task(task, "train") for task in state_part(state, "tasks")]
         saved = list(state_part(state, "generators"))
         if len(tasks) != num or len(saved) != num:

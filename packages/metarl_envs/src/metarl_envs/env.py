@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from metarl_envs.checks import (
     FRAME_SIZE,
     RENDER_MODES,
+    check_flag,
     check_not_closed,
     check_render_mode,
     check_seed,
+    checked_options,
 )
 from metarl_envs.core import Core, restored_generator, state_array, state_part
 from metarl_envs.families.family import Family
-from metarl_envs.families.specs import family as find_family
+from metarl_envs.families.specs import checked_family
 from metarl_envs.families.task import Task
 
 
@@ -59,7 +61,8 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             ValueError: an argument has a value that is not allowed; the message says what is.
             TypeError: the family has no such argument.
         """
-        self.family = find_family(family) if isinstance(family, str) else family
+        self.family = checked_family(family)
+        check_flag("observe_task", observe_task)
         check_render_mode(render_mode)
         self._arguments = dict(arguments, split=split, observe_task=observe_task, render_mode=render_mode)
         self.split = self.family.split(split).name
@@ -108,7 +111,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             ValueError: an option is unknown or has a value that is not allowed.
         """
         check_not_closed(self._closed)
-        given = dict(options or {})
+        given = checked_options(options)
         task = given.pop("task", None)
         if given:
             raise ValueError(f"the only option is 'task', got {', '.join(map(repr, given))}")

@@ -17,10 +17,12 @@ from metarl_envs.checks import (
     RENDER_MODES,
     available_cores,
     check_count,
+    check_flag,
     check_not_closed,
     check_render_mode,
     checked_autoreset_mode,
     checked_mask,
+    checked_options,
     spread_seeds,
 )
 from metarl_envs.core import (
@@ -33,7 +35,7 @@ from metarl_envs.core import (
     state_part,
 )
 from metarl_envs.families.family import Family
-from metarl_envs.families.specs import family as find_family
+from metarl_envs.families.specs import checked_family
 from metarl_envs.families.task import Task
 
 
@@ -85,7 +87,8 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             ValueError: an argument has a value that is not allowed; the message says what is.
             TypeError: the family has no such argument.
         """
-        self.family = find_family(family) if isinstance(family, str) else family
+        self.family = checked_family(family)
+        check_flag("observe_task", observe_task)
         check_count("num_envs", num_envs)
         limit = self.family.horizon if max_episode_steps is None else max_episode_steps
         check_count("max_episode_steps", limit)
@@ -203,7 +206,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             ValueError: an option is unknown or has a value that is not allowed.
         """
         check_not_closed(self.closed)
-        given = dict(options or {})
+        given = checked_options(options)
         mask = given.pop("reset_mask", None)
         selected = self._all if mask is None else checked_mask("reset_mask", mask, self.num_envs)
         task = given.pop("task", None)

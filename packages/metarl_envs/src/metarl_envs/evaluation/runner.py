@@ -72,6 +72,11 @@ def evaluate(
     import metarl_envs
 
     started = time.perf_counter()
+    if not isinstance(protocol, Protocol):
+        raise ValueError(
+            "protocol must be a Protocol, e.g. PROTOCOLS['pearl'] of metarl_envs.evaluation, got "
+            f"{protocol!r}"
+        )
     family = metarl_envs.family(family) if isinstance(family, str) else family
     make_vector_env = make_vector_env or metarl_envs.MetaVectorEnv
     arguments = dict(env_arguments or {})

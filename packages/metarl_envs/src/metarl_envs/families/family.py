@@ -192,8 +192,8 @@ class Family:
         Raises:
             ValueError: `n` is negative or the family has no such split.
         """
-        if n < 0:
-            raise ValueError(f"the number of tasks must not be negative, got {n}")
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise ValueError(f"the number of tasks must be a whole number of at least 0, got {n!r}")
         distribution = self.split(split).distribution
         rows = distribution.sample(n, rng)
         if distribution.discrete:
@@ -230,6 +230,12 @@ class Family:
             raise ValueError(
                 f"a task of {self.id} has {len(self.parameter_names)} finite parameters"
                 f" ({', '.join(self.parameter_names)}), got {task.parameters}"
+            )
+        low, high = self.task_space.low, self.task_space.high
+        if (vector < low).any() or (vector > high).any():
+            raise ValueError(
+                f"the parameters of a task of {self.id} ({', '.join(self.parameter_names)}) must be from"
+                f" {low.tolist()} to {high.tolist()}, got {list(task.parameters)}"
             )
         return task
 

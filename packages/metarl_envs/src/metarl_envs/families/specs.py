@@ -238,6 +238,19 @@ def _family(family_id: str) -> Family:
     return parse(family_id, read_toml(directory / f"{family_id}.toml"), directory)
 
 
+def checked_family(given: Any) -> Family:
+    """Returns a family from itself or its id.
+
+    Raises:
+        ValueError: it is neither, or there is no such family.
+    """
+    if isinstance(given, Family):
+        return given
+    if not isinstance(given, str):
+        raise ValueError(f"a family is given as its id or as a Family, got {given!r}")
+    return family(given)
+
+
 def family(family_id: str) -> Family:
     """Returns a family by its id.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,34 @@ class Task:
         family: the family's id, e.g. `MetaAnt-Goal-v0`.
         split: `train`, `validation`, `test` or `ood`.
         index: the row in the split's frozen table, or -1 for a task that is not in it.
-        parameters: the family's task parameters, in the order of `Family.parameter_names`.
+        parameters: the family's task parameters, in the order of `Family.parameter_names`. Numbers of any
+            type become Python's, exactly.
+
+    Raises:
+        ValueError: a parameter is not a number, the index not an integer, or a name not a string.
     """
 
     family: str
     split: str
     index: int
     parameters: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, str) or not isinstance(self.split, str):
+            raise ValueError(
+                f"a task's family and split must be strings, got {self.family!r}, {self.split!r}"
+            )
+        if isinstance(self.index, bool) or not isinstance(self.index, int | np.integer):
+            raise ValueError(f"a task's index must be an integer, got {self.index!r}")
+        given: Any = self.parameters  # its type is checked here
+        if not isinstance(given, Sequence | np.ndarray) or not all(map(_is_number, given)):
+            raise ValueError(f"a task's parameters must be a list of numbers, got {given!r}")
+        try:
+            parameters = tuple(float(value) for value in given)
+        except OverflowError:
+            raise ValueError("a task's parameters must be finite, got one that is too large") from None
+        object.__setattr__(self, "index", int(self.index))
+        object.__setattr__(self, "parameters", parameters)
 
     @property
     def vector(self) -> NDArray[np.float64]:
@@ -56,14 +77,8 @@ class Task:
         expected = {"family", "split", "index", "parameters"}
         if set(values) != expected:
             raise ValueError(f"a task's dict must have the keys {sorted(expected)}, got {sorted(values)}")
-        index, parameters = values["index"], values["parameters"]
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise ValueError(f"a task's index must be an integer, got {index!r}")
-        if not isinstance(parameters, list | tuple) or not all(
-            isinstance(x, int | float) and not isinstance(x, bool) for x in parameters
-        ):
-            raise ValueError(f"a task's parameters must be a list of numbers, got {parameters!r}")
-        family, split = values["family"], values["split"]
-        if not isinstance(family, str) or not isinstance(split, str):
-            raise ValueError(f"a task's family and split must be strings, got {family!r}, {split!r}")
-        return cls(family, split, index, tuple(float(x) for x in parameters))
+        return cls(**values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
