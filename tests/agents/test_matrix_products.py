@@ -184,10 +184,11 @@ def test_a_run_records_it_and_keeps_it_when_resumed(tmp_path, monkeypatch, capsy
 def test_a_run_that_does_not_say_it_has_the_default_and_nonsense_is_refused(tmp_path):
     tiny(tmp_path / "run", steps=80 * 20 + 180)
     path = tmp_path / "run/versions.json"
-    path.write_text(json.dumps({"python": "3.11"}))
+    packages = json.loads(path.read_text())["packages"]
+    path.write_text(json.dumps({"packages": packages}))
     assert recorded_products(tmp_path / "run") == "default"
     assert resume(tmp_path / "run", progress=False).finished
-    path.write_text(json.dumps({"matrix_products": "mkl"}))
+    path.write_text(json.dumps({"packages": packages, "matrix_products": "mkl"}))
     with pytest.raises(RunError, match="must be 'default' or 'onednn', not 'mkl'"):
         resume(tmp_path / "run", progress=False)
     path.unlink()
