@@ -89,7 +89,7 @@ def test_arrival_ends_an_episode_only_in_legacy_mode(family_id, radius):
         place = np.array([here["x_position"][0], here["y_position"][0]])
         for distance, inside in ((0.5 * radius, True), (1.5 * radius, False)):
             goal = place + np.array([distance, 0.0])
-            # The arm starts stretched out, beyond the goals of the family, so the check of tasks is passed by.
+            # The arm starts stretched out, beyond the goals of the family, so their check is passed by.
             task = metarl_envs.Task(family_id, "train", -1, tuple(goal.tolist()))
             env._core.set_tasks(np.arange(1), [task])
             env.reset(seed=0)
