@@ -247,14 +247,13 @@ class SLBO(MetaAlgorithm, OnPolicyAlgorithm[SLBOPolicy]):
             store: the real steps of training.
         """
         config, dynamics, value = self.config, self.policy.dynamics, self.value
-        untrained = type(self)(config, self.context)
         if config.start == "scratch":
+            untrained = type(self)(config, self.context)
             dynamics, value = untrained.policy.dynamics, untrained.value
             store = self.replay_buffer(config, self.context)
         elif config.dynamics == "initial":
-            for mine, other in zip(
-                dynamics.parameters(), untrained.policy.dynamics.parameters(), strict=True
-            ):
+            initial = type(self)(config, self.context).policy.dynamics
+            for mine, other in zip(dynamics.parameters(), initial.parameters(), strict=True):
                 mine.data.copy_(other.data)
         return SLBOAgent(Trained(config, self.context.family, dynamics, value, store), self.simulate)
 

@@ -12,8 +12,7 @@ from metarl_agents.common.context import Context
 from metarl_agents.common.threads import torch_threads
 from metarl_agents.registry import find_agent
 from metarl_agents.run.checkpoint import (
-    TRAINING,
-    WEIGHTS,
+    STATE,
     CheckpointError,
     digest,
     fitting,
@@ -150,10 +149,13 @@ def evaluate_run(
             agent.say = say
         unfinished = None
         if hasattr(agent, "get_state"):
+            # The state has the digests of the other files.
+            path = newest_checkpoint(folder / "checkpoints")
+            assert path is not None
             identity = {
                 "config": config.to_dict(),
                 "protocol": chosen.to_dict(),
-                "checkpoint": _digests(folder),
+                "checkpoint": digest(path / STATE),
                 "torch": torch.__version__,
             }
             unfinished = evaluation.Unfinished(folder / f"unfinished_{stem}.npz", identity)
@@ -174,13 +176,6 @@ def evaluate_run(
     if records := diagnostics(agent):
         write_json(folder / f"adaptation_{stem}.json", {"records": records})
     return report
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """Digests of the files of a run's newest checkpoint."""
-    path = newest_checkpoint(folder / "checkpoints")
-    assert path is not None
-    return {name: digest(path / name) for name in (WEIGHTS, TRAINING)}
 
 
 def report_stem(split: str, protocol: evaluation.Protocol, overrides: Sequence[str] = ()) -> str:
