@@ -21,7 +21,7 @@ from mujoco.batch import Batch
 
 from metarl_envs import MetaVectorEnv, family
 from metarl_envs.bodies.planar_runner import ParameterBody
-from metarl_envs.simulation.engine import BatchEngine
+from metarl_envs.simulation.batch_engine import BatchEngine
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

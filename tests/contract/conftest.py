@@ -13,8 +13,12 @@ prefer_headless_rendering()
 
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path, monkeypatch):
-    """MuJoCo writes a log of unstable simulations into the working directory."""
-    monkeypatch.chdir(tmp_path)
+    """Whatever happens to an environment, it writes nothing into the working directory."""
+    folder = tmp_path / "working directory"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert not list(folder.iterdir())
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from contract_helpers import (
 )
 
 import metarl_envs
+from metarl_envs.simulation import rendering
 
 pytestmark = pytest.mark.long
 
@@ -179,7 +180,8 @@ def test_environments_that_were_drawn_can_be_copied(family_id):
 )
 def test_environments_do_not_disturb_each_others_frames(family_id, how, monkeypatch):
     """Whatever happens to one environment, and whenever, another goes on drawing what it drew."""
-    env, other = (metarl_envs.MetaEnv(family_id, render_mode="rgb_array") for _ in range(2))
+    another = IDS[IDS.index(family_id) - 1]
+    env, other = (metarl_envs.MetaEnv(i, render_mode="rgb_array") for i in (family_id, another))
     env.reset(seed=0)
     frame = env.render()
     other.reset(seed=1)
@@ -205,7 +207,8 @@ def test_environments_do_not_disturb_each_others_frames(family_id, how, monkeypa
 
 
 @each_mujoco_engine
-def test_the_renderer_is_made_at_the_first_frame(family_id, monkeypatch):
+def test_the_context_is_made_at_the_first_frame_and_shared(family_id, monkeypatch):
+    rendering.free_contexts()
     made = []
     real = mujoco.Renderer
 
@@ -219,12 +222,29 @@ def test_the_renderer_is_made_at_the_first_frame(family_id, monkeypatch):
     assert not made
     env.render()
     assert len(made) == 1
-    env.render()
+    others = [env, *(metarl_envs.MetaEnv(family_id, split="test", render_mode="rgb_array") for _ in range(3))]
+    for other in others:
+        other.reset(seed=0)
+        other.render()
     assert len(made) == 1
+
+
+def test_no_more_contexts_than_allowed_are_kept():
+    envs = [metarl_envs.MetaEnv(family_id, render_mode="rgb_array") for family_id in IDS]
+    frames = []
+    for _ in range(2):
+        for env in envs:
+            env.reset(seed=0)
+            frames.append(env.render())
+            assert len(rendering._mine().renderers) <= rendering.MOST_CONTEXTS
+    for first, second in zip(frames, frames[len(envs) :], strict=False):
+        _assert_same_frame(first, second)
 
 
 @each_mujoco_body
 def test_without_opengl_the_sentence_says_what_to_do(family_id, monkeypatch):
+    rendering.free_contexts()
+
     def broken(*_, **__):
         raise ImportError("no OpenGL here")
 

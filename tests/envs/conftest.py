@@ -28,5 +28,5 @@ def spec_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def in_empty_folder(tmp_path, monkeypatch):
-    """Commands write into the working directory, and MuJoCo a log of whatever it warns of."""
+    """Commands write into the working directory, and MuJoCo a log of what plain loops make it warn of."""
     monkeypatch.chdir(tmp_path)

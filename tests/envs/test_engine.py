@@ -8,6 +8,7 @@ import pytest
 import metarl_envs
 from metarl_envs.bodies import BODIES, body_class
 from metarl_envs.simulation import engine as engines
+from metarl_envs.simulation.batch_engine import BatchEngine
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
@@ -21,7 +22,7 @@ def test_engines_agree(body, contact_forces):
     single = engines.make_engine(copy.copy(model), 1, 5, 1, contact_forces=contact_forces)
     batch = engines.make_engine(copy.copy(model), 3, 5, 2, contact_forces=contact_forces)
     assert isinstance(single, engines.SingleEngine)
-    assert isinstance(batch, engines.BatchEngine)
+    assert isinstance(batch, BatchEngine)
     rng = np.random.default_rng(0)
     qpos, qvel = model.qpos0 + rng.uniform(-0.1, 0.1, (3, model.nq)), rng.standard_normal((3, model.nv))
     batch.place(np.arange(3), qpos, qvel)

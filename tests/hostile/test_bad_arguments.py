@@ -34,6 +34,8 @@ def task(*parameters, index=-1):
         (lambda e, v: MetaEnv(5), "a family is given as its id or as a Family, got 5"),
         (lambda e, v: MetaVectorEnv(None, 2), "a family is given as its id"),
         (lambda e, v: MetaEnv(ID, observe_task="no"), "observe_task must be True or False, got 'no'"),
+        (lambda e, v: MetaVectorEnv(ID, 2, num_threads=10**6), "num_threads must be at most 1,024"),
+        (lambda e, v: MetaVectorEnv(ID, 10**12), "num_envs must be at most 1,000,000"),
         (lambda e, v: e.reset(options=5), "options must be None or a dict, got 5"),
         (lambda e, v: v.reset(options=[1]), "options must be None or a dict"),
         (lambda e, v: v.reset(seed=np.array(5)), "a seed is None or a non-negative integer"),

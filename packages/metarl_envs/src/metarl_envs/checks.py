@@ -15,6 +15,8 @@ from metarl_envs.families.schema import listed
 RENDER_MODES = ("rgb_array",)
 FRAME_SIZE = (480, 480)
 """Height and width of a rendered frame, in pixels."""
+MOST_SIMULATIONS = 1_000_000
+MOST_THREADS = 1024
 
 
 def available_cores() -> int:
@@ -75,10 +77,12 @@ def check_not_closed(closed: bool) -> None:
         raise RuntimeError("the environment is closed; make a new one")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raises ValueError for what is not a positive integer."""
+def check_count(name: str, value: Any, most: int | None = None) -> None:
+    """Raises ValueError for what is not a positive integer, or larger than `most`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {value:,}")
 
 
 def checked_mask(name: str, mask: Any, num: int) -> NDArray[np.bool_]:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from metarl_envs.checks import (
     FRAME_SIZE,
+    MOST_SIMULATIONS,
+    MOST_THREADS,
     RENDER_MODES,
     available_cores,
     check_count,
@@ -89,13 +91,13 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         """
         self.family = checked_family(family)
         check_flag("observe_task", observe_task)
-        check_count("num_envs", num_envs)
+        check_count("num_envs", num_envs, MOST_SIMULATIONS)
         limit = self.family.horizon if max_episode_steps is None else max_episode_steps
         check_count("max_episode_steps", limit)
         threads = num_threads
         if threads is None:
             threads = 1 if num_envs == 1 else available_cores()
-        check_count("num_threads", threads)
+        check_count("num_threads", threads, MOST_THREADS)
         if task is not None and tasks is not None:
             raise ValueError("give either task or tasks, not both")
         check_render_mode(render_mode)

@@ -98,17 +98,12 @@ class MujocoBody(Body):
 
     def frame(self, index: int, goal: Array | None, height: int, width: int) -> NDArray[np.uint8]:
         """Renders off screen, with a camera that follows the body."""
-        if self._renderer is None or self._renderer.size != (height, width):
-            if self._renderer is not None:
-                self._renderer.close()
-            self._renderer = Renderer(self.model, self.view, height, width)
-        return self._renderer.draw(self.engine.data(index), goal)
+        if self._renderer is None:
+            self._renderer = Renderer(self.model, self.view)
+        return self._renderer.draw(self.engine.data(index), goal, height, width)
 
     def close(self) -> None:
-        """Frees the renderer and the simulations."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Frees the simulations."""
         self.engine.close()
 
 

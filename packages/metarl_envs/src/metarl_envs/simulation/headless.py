@@ -14,7 +14,12 @@ def prefer_headless_rendering() -> None:
     OpenGL library, rendering is disabled: dm_control, which composes the bodies of the sparse families, would
     otherwise fail when it is imported, although nothing is rendered.
     """
-    if sys.platform != "linux" or "MUJOCO_GL" in os.environ:
+    if sys.platform != "linux":
+        return
+    # Mesa's software driver draws in the calling thread then. Its own threads would not exist in a forked
+    # process, which would wait for them.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
+    if "MUJOCO_GL" in os.environ:
         return
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return
