@@ -7,8 +7,8 @@ import pytest
 
 import metarl_envs
 from metarl_envs.bodies import BODIES, body_class
-from metarl_envs.simulation import engine as engines
-from metarl_envs.simulation.batch_engine import BatchEngine
+from metarl_envs.simulation.batch_engine import BatchEngine, make_engine
+from metarl_envs.simulation.engine import SingleEngine
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 def test_engines_agree(body, contact_forces):
     """One `MjData` and a batch on threads: the same states, and states that can be exchanged."""
     model = body_class(body)(1, 1).model
-    single = engines.make_engine(copy.copy(model), 1, 5, 1, contact_forces=contact_forces)
-    batch = engines.make_engine(copy.copy(model), 3, 5, 2, contact_forces=contact_forces)
-    assert isinstance(single, engines.SingleEngine)
+    single = make_engine(copy.copy(model), 1, 5, 1, contact_forces=contact_forces)
+    batch = make_engine(copy.copy(model), 3, 5, 2, contact_forces=contact_forces)
+    assert isinstance(single, SingleEngine)
     assert isinstance(batch, BatchEngine)
     rng = np.random.default_rng(0)
     qpos, qvel = model.qpos0 + rng.uniform(-0.1, 0.1, (3, model.nq)), rng.standard_normal((3, model.nv))
@@ -54,7 +54,7 @@ def test_engines_agree(body, contact_forces):
 @pytest.mark.parametrize("num", [1, 4])
 def test_stepping_some_leaves_the_others(num):
     model = body_class("half_cheetah")(1, 1).model
-    engine = engines.make_engine(copy.copy(model), num, 5, 2)
+    engine = make_engine(copy.copy(model), num, 5, 2)
     engine.place(np.arange(num), np.tile(model.qpos0, (num, 1)), np.zeros((num, model.nv)))
     for ids in (np.array([num - 1]), np.array([], dtype=np.int64)):
         before = engine.get_state()
@@ -65,7 +65,7 @@ def test_stepping_some_leaves_the_others(num):
 
 
 def test_contact_forces_must_be_asked_for():
-    engine = engines.make_engine(copy.copy(body_class("ant")(1, 1).model), 2, 5, 1)
+    engine = make_engine(copy.copy(body_class("ant")(1, 1).model), 2, 5, 1)
     with pytest.raises(RuntimeError, match="asked for"):
         engine.contact_forces()
     engine.close()

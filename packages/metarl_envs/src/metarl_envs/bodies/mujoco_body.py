@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl_envs.bodies.base import Array, Body, Ids, Mask
-from metarl_envs.simulation.engine import make_engine
+from metarl_envs.simulation.batch_engine import make_engine
 from metarl_envs.simulation.rendering import Renderer, View
 
 

@@ -140,34 +140,6 @@ class Engine(ABC):
         """Frees the simulations and their threads; nothing else may be called any more."""
 
 
-def make_engine(
-    model: mujoco.MjModel,
-    num: int,
-    frame_skip: int,
-    num_threads: int,
-    *,
-    fresh: bool = False,
-    contact_forces: bool = False,
-) -> Engine:
-    """Builds the fastest engine for a number of simulations; all give the same numbers.
-
-    Args:
-        model: the compiled model.
-        num: the number of simulations N.
-        frame_skip: substeps per step.
-        num_threads: number of threads for several simulations.
-        fresh: whether to compute derived fields at the new state.
-        contact_forces: whether to support `Engine.contact_forces`.
-    """
-    if fresh and contact_forces:
-        raise ValueError("contact forces belong to the last substep, which fresh fields overwrite")
-    if num == 1:
-        return SingleEngine(model, frame_skip, fresh)
-    from metarl_envs.simulation.batch_engine import BatchEngine  # which needs this module
-
-    return BatchEngine(model, num, frame_skip, num_threads, fresh=fresh, contact_forces=contact_forces)
-
-
 class SingleEngine(Engine):
     """One simulation in one `MjData`, which takes a tenth less time than a batch of one."""
 
