@@ -57,7 +57,7 @@ def test_unfreezing_undoes_freezing(run, write, spec_folder):
     specs._family.cache_clear()
     status, out, _ = run("tasks", "verify", NEW)
     assert status == 1
-    assert "cannot be read" in out
+    assert "is not frozen" in out
     assert run("tasks", "freeze", NEW)[0] == 0
     assert _content(spec_folder) == frozen
 

@@ -67,7 +67,8 @@ def test_files_that_came_since_are_registered_by_another_call(directory):
 
 def test_every_command_takes_further_directories(run, directory, tmp_path):
     more = ("--specs", directory)
-    assert run("tasks", "freeze", NEW, *more) == (0, f"{NEW}: frozen train, validation, test\n", "")
+    frozen = f"{NEW}: frozen simulation, tasks, splits.train, splits.validation, splits.test, subsets.iwpa\n"
+    assert run("tasks", "freeze", NEW, *more) == (0, frozen, "")
     assert sorted(p.name for p in directory.rglob("*.*")) == [f"{NEW}.json", f"{NEW}.toml", "checksums.json"]
     assert run("tasks", "verify", NEW, *more) == (0, f"{NEW}: ok\n", "")
     assert NEW in run("list", *more)[1]

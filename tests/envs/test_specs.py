@@ -15,6 +15,7 @@ import metarl_envs
 from metarl_envs import SpecError
 from metarl_envs.core import Core
 from metarl_envs.families import directories, registration, specs, tables
+from metarl_envs.families.assembly import assemble
 
 IDS = metarl_envs.registered_ids()
 CONTENTS = {i: specs.read_toml(directories.spec_directory() / f"{i}.toml") for i in IDS}
@@ -354,15 +355,18 @@ def test_a_rule_that_does_not_fit_its_distribution(rule, distribution):
         ("body", "snake", r"half_cheetah.*snake"),
         ("objective", "win", r"velocity.*win"),
         ("body_options", {"frame_skpi": 5}, r"frame_skpi"),
+        ("body_options", {"frame_skip": []}, r"'frame_skip' must be an integer of at least 1, got \[\]"),
+        ("body_options", {"frame_skip": 0}, r"'frame_skip' must be an integer of at least 1, got 0"),
         ("objective_options", {"control_cots": 0.1}, r"control_cots"),
+        ("objective_options", {"control_cost": []}, r"'control_cost' must be a finite number, got \[\]"),
     ],
 )
-def test_names_that_do_not_exist_are_named(key, value, words):
-    """A misspelt body, objective or option is found out when the family is used, by a `SpecError`."""
+def test_what_body_and_objective_do_not_have_is_named(key, value, words):
+    """A misspelt body, objective or option, or a bad value of one."""
     content = copy.deepcopy(CONTENTS["MetaHalfCheetah-Vel-v0"])
     content[key] = value
     with pytest.raises(SpecError, match=words):
-        metarl_envs.MetaEnv(specs.parse("MetaHalfCheetah-Vel-v0", content))
+        assemble(specs.parse("MetaHalfCheetah-Vel-v0", content), 1, 1, {})
 
 
 @pytest.mark.parametrize("content", [b"title = ", b"title = 'a'\ntitle = 'b'\n", b"\xff\xfe\x00", b"a\n[b\n"])

@@ -98,14 +98,23 @@ def frozen_digits(family_id, monkeypatch):
 @pytest.mark.long
 @each_continuous
 def test_a_split_is_added_to_a_frozen_family(spec_folder, family_id, frozen_digits):
-    path = spec_folder / "tables" / f"{family_id}.json"
+    path, section = spec_folder / "tables" / f"{family_id}.json", "splits.validation"
     frozen, recorded = path.read_bytes(), (spec_folder / "checksums.json").read_bytes()
     _rewrite(path, lambda c: c.pop("validation") and None)
-    _rewrite(spec_folder / "checksums.json", lambda c: c["tables"][family_id].pop("validation") and None)
+    _rewrite(
+        spec_folder / "checksums.json",
+        lambda c: c["tables"][family_id].pop("validation") and c["specs"][family_id].pop(section) and None,
+    )
     tables.checksums.cache_clear()
-    with pytest.raises(SpecError, match="holds the splits"):
+    with pytest.raises(SpecError, match=f"{section} is not frozen yet"):
         metarl_envs.family(family_id).tasks("train")
-    assert tables.freeze(metarl_envs.family(family_id)) == ("validation",)
+    assert tables.freeze(metarl_envs.family(family_id)) == (section,)
+    assert path.read_bytes() == frozen
+    # A table that was lost is derived again.
+    _rewrite(path, lambda c: c.pop("validation") and None)
+    with pytest.raises(SpecError, match="holds the splits"):
+        tables.load(metarl_envs.family(family_id))
+    assert tables.freeze(metarl_envs.family(family_id)) == (section,)
     assert path.read_bytes() == frozen
     assert (spec_folder / "checksums.json").read_bytes() == recorded
     # What is frozen is taken as it is or refused, never written anew.

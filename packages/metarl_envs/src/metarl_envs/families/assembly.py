@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from metarl_envs.bodies import body_class
 from metarl_envs.bodies.base import Body
 from metarl_envs.families.family import Family
-from metarl_envs.families.schema import SpecError, check_options, keyword_options, listed, suggestion
+from metarl_envs.families.schema import (
+    SpecError,
+    check_options,
+    keyword_options,
+    listed,
+    number,
+    suggestion,
+)
 from metarl_envs.simulation.costs import COST_OPTIONS, ContactCost
 from metarl_envs.simulation.objectives import Objective, objective_class
 
@@ -98,8 +105,8 @@ def assemble(
         own_arguments: what else may be given where they were, for the message of that refusal.
 
     Raises:
-        SpecError: the specification names an option that does not exist, or its parameters are not those
-            that body and objective read.
+        SpecError: the specification has an option that does not exist, or one with a value that is not
+            allowed, or its parameters are not those that body and objective read.
         TypeError: an argument is unknown.
         ValueError: an argument has a value that is not among its choices.
     """
@@ -122,7 +129,7 @@ def assemble(
         for name in ContactCost.options():
             options["objective"].pop(name, None)
     judge = _imported(family, "objective", family.objective, objective_class, Objective)
-    known = (*keyword_options(judge), *COST_OPTIONS)
+    known = keyword_options(judge) | dict.fromkeys(COST_OPTIONS, number())
     check_options(f"{family.id}.toml: the objective {family.objective!r}", known, options["objective"])
     objective = judge(**options["objective"])
     return Assembly(body, objective, *_task_parts(family, body, objective), resolved, make_body)

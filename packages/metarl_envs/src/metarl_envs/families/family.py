@@ -71,6 +71,7 @@ class Family:
         subsets: name -> `Subset` of a split.
         provenance: rows of the provenance table (`variant`, `same`, `differs`).
         history: rows of the version history (`version`, `change`, and `released` once it is).
+        definition: section of the specification -> its checksum (`metarl_envs.families.definition`).
     """
 
     id: str
@@ -98,6 +99,7 @@ class Family:
     subsets: Mapping[str, Subset]
     provenance: tuple[Mapping[str, str], ...]
     history: tuple[Mapping[str, str], ...]
+    definition: Mapping[str, str]
 
     def __repr__(self) -> str:
         tasks = " / ".join(f"{split.count} {split.name}" for split in self.splits.values())

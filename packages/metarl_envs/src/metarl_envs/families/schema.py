@@ -32,35 +32,6 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def keyword_options(cls: type) -> tuple[str, ...]:
-    """Returns the names of the keyword options of a class and its bases."""
-    known: dict[str, None] = {}
-    for base in cls.__mro__:
-        for name, parameter in inspect.signature(base.__init__).parameters.items():  # type: ignore[misc]
-            if parameter.default is not inspect.Parameter.empty:
-                known[name] = None
-    return tuple(known)
-
-
-def check_options(where: str, known: Iterable[str], options: Iterable[str]) -> None:
-    """Checks the names of keyword options.
-
-    Args:
-        where: what the options are of, for the message.
-        known: the names that there are.
-        options: the names that were given.
-
-    Raises:
-        SpecError: one is unknown.
-    """
-    known = tuple(known)
-    for name in options:
-        if name not in known:
-            raise SpecError(
-                f"{where} has no option {name!r} (allowed: {listed(known)}){suggestion(name, known)}"
-            )
-
-
 @dataclass(frozen=True)
 class Key:
     """One key of a table: a test of its value, and a description of the allowed values."""
@@ -184,3 +155,44 @@ def check(file: str, where: str, value: Mapping[str, Any], keys: Mapping[str, Ke
     for name, key in keys.items():
         if key.required and name not in value:
             raise SpecError(f"{file}: {prefix}{name} is missing; it must be {key.allowed}")
+
+
+def keyword_options(cls: type) -> dict[str, Key]:
+    """Returns the keyword options of a class and its bases, with what their annotations allow."""
+    known: dict[str, Key] = {}
+    for base in cls.__mro__:
+        for name, parameter in inspect.signature(base.__init__).parameters.items():  # type: ignore[misc]
+            if parameter.default is not inspect.Parameter.empty:
+                known.setdefault(name, _ANNOTATED.get(str(parameter.annotation), anything(required=False)))
+    return known
+
+
+_ANNOTATED = {
+    "bool": flag(required=False),
+    "float": number(required=False),
+    "float | None": number(required=False),
+    "int": integer(1, required=False),
+    "str": text(required=False),
+    "str | None": text(required=False),
+    "Sequence[float] | None": numbers(required=False),
+}
+
+
+def check_options(where: str, known: Mapping[str, Key], options: Mapping[str, Any]) -> None:
+    """Checks keyword options.
+
+    Args:
+        where: what the options are of, for the message.
+        known: the options that there are.
+        options: the options that were given.
+
+    Raises:
+        SpecError: one is unknown, or its value is not allowed.
+    """
+    for name, value in options.items():
+        if name not in known:
+            raise SpecError(
+                f"{where} has no option {name!r} (allowed: {listed(known)}){suggestion(name, known)}"
+            )
+        if not known[name].accepts(value):
+            raise SpecError(f"{where}: the option {name!r} must be {known[name].allowed}, got {value!r}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from metarl_envs.bodies import BODIES
 from metarl_envs.families import directories, distributions, schema, tables
+from metarl_envs.families.definition import definition
 from metarl_envs.families.distributions import Distribution
 from metarl_envs.families.family import Argument, Family, Subset
 from metarl_envs.families.schema import SpecError, listed, suggestion
@@ -210,6 +211,7 @@ def parse(name: str, content: Mapping[str, Any], directory: Path | None = None) 
         subsets=_subsets(file, content.get("subsets", {}), splits),
         provenance=tuple(content["provenance"]),
         history=tuple(content["history"]),
+        definition=definition(content),
     )
 
 

@@ -18,9 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl_envs.families import schema
+from metarl_envs.families.definition import differences
 from metarl_envs.families.distributions import Annulus, Arc, Array, Choice, Distribution, Uniform
 from metarl_envs.families.schema import SpecError
 from metarl_envs.files import atomic_path, readable_json
+
+KINDS = ("tables", "models", "specs")
+"""What has checksums: tables of splits, compiled models by version of MuJoCo, sections of specifications."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,11 @@ class Tabled(Protocol):
     @property
     def table_options(self) -> Mapping[str, float]:
         """Further numbers of the rule."""
+        ...
+
+    @property
+    def definition(self) -> Mapping[str, str]:
+        """Section of the specification -> its checksum."""
         ...
 
 
@@ -213,7 +223,7 @@ def checksum(family_id: str, split: str, rows: NDArray[np.float64]) -> str:
 
 @cache
 def checksums(directory: Path) -> Mapping[str, Any]:
-    """Reads `checksums.json`: `tables` (id -> split -> hash) and `models` (id -> version -> hash).
+    """Reads `checksums.json`, a table for each of `KINDS`: id -> split, version or section -> checksum.
 
     Args:
         directory: the specifications' directory. Without the file, nothing in it is frozen.
@@ -227,13 +237,20 @@ def checksums(directory: Path) -> Mapping[str, Any]:
 def _read_checksums(directory: Path) -> dict[str, dict[str, dict[str, str]]]:
     path = directory / "checksums.json"
     try:
-        content = json.loads(path.read_text()) if path.exists() else {"tables": {}, "models": {}}
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text()) if path.exists() else {kind: {} for kind in KINDS}
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: the checksums cannot be read: {error}") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(kind), dict) for kind in ("tables", "models")
-    ):
-        raise SpecError(f"{path}: must hold the tables 'tables' and 'models'")
+    schema.check(path.name, "", _table(path.name, content), dict.fromkeys(KINDS, schema.table()))
+    for kind, families in content.items():
+        schema.check(path.name, kind, families, dict.fromkeys(families, schema.table()))
+        for family_id, entries in families.items():
+            schema.check(path.name, f"{kind}.{family_id}", entries, dict.fromkeys(entries, schema.text()))
+    return content
+
+
+def _table(file: str, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise SpecError(f"{file}: must be a table, got {content!r:.100}")
     return content
 
 
@@ -244,10 +261,18 @@ def load(family: Tabled) -> dict[str, Array]:
         Split name -> `(count, P)`.
 
     Raises:
-        SpecError: the file is missing or malformed, has other splits or counts than the specification,
-            or does not have the recorded checksum.
+        SpecError: the specification is not the frozen one, or the file is missing or malformed, has other
+            splits or counts than the specification, or does not have the recorded checksum.
     """
     path = _path(family)
+    recorded = checksums(family.directory)["specs"].get(family.id)
+    if recorded is None:
+        raise SpecError(f"{family.id} is not frozen (`metarl-envs tasks freeze` does that)")
+    if found := differences(family.definition, recorded):
+        raise SpecError(
+            f"{family.id}.toml: {'; '.join(found)}; restore it from the release, or, before the first"
+            " release, unfreeze it before it is changed"
+        )
     tables = _read(path)
     if list(tables) != list(family.splits):
         raise SpecError(f"{path.name}: holds the splits {list(tables)}, not {list(family.splits)}")
@@ -264,7 +289,7 @@ def _read(path: Path) -> dict[str, Array]:
     try:
         content = json.loads(path.read_text())
         return {name: np.array(rows, dtype=np.float64) for name, rows in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SpecError(f"{path.name}: the frozen table cannot be read: {error}") from error
 
 
@@ -311,7 +336,7 @@ def freeze(family: Tabled) -> tuple[str, ...]:
     """Writes the tables of a new family or a new split, and their checksums, into the specification folder.
 
     Returns:
-        The splits that were frozen by this call.
+        What was frozen by this call: sections of the specification, among them `splits.NAME` with a table.
 
     Raises:
         SpecError: every split is already frozen, or the tables have `faults`. Frozen tables never change; a
@@ -319,11 +344,14 @@ def freeze(family: Tabled) -> tuple[str, ...]:
     """
     path = _path(family)
     frozen = _read(path) if path.exists() else {}
-    new = tuple(name for name in family.splits if name not in frozen)
-    if not new:
+    recorded = checksums(family.directory)["specs"].get(family.id, {})
+    new = [name for name in family.definition if name not in recorded]
+    lost = [f"splits.{name}" for name in family.splits if name not in frozen and f"splits.{name}" not in new]
+    changed = differences({k: v for k, v in family.definition.items() if k not in new}, recorded)
+    if changed or not (new or lost):
         raise SpecError(
-            f"{family.id} is already frozen; a changed table needs a new version (-v1), or, before the"
-            " first release, `metarl-envs tasks unfreeze`"
+            f"{family.id} is already frozen; {'; '.join(changed) or 'nothing is new'}; a changed definition"
+            " needs a new version (-v1), or, before the first release, `metarl-envs tasks unfreeze`"
         )
     for name, rows in frozen.items():
         if name not in family.splits:
@@ -337,7 +365,8 @@ def freeze(family: Tabled) -> tuple[str, ...]:
     record_checksums(
         family, "tables", {name: checksum(family.id, name, rows) for name, rows in tables.items()}
     )
-    return new
+    record_checksums(family, "specs", family.definition)
+    return (*new, *lost)
 
 
 def unfreeze(family: Tabled) -> None:
@@ -351,13 +380,13 @@ def unfreeze(family: Tabled) -> None:
     if not recorded and not path.exists():
         raise SpecError(f"{family.id} is not frozen")
     # A table without checksum is refused; should the second step fail, the next attempt removes it.
-    for kind in ("tables", "models"):
+    for kind in KINDS:
         _write_checksums(family, kind, {})
     path.unlink(missing_ok=True)
 
 
 def record_checksums(family: Tabled, kind: str, values: Mapping[str, str]) -> None:
-    """Adds checksums of a family to `checksums.json`, under `tables` or `models`."""
+    """Adds checksums of a family to `checksums.json`, under one of `KINDS`."""
     recorded = _read_checksums(family.directory)[kind].get(family.id, {})
     others = {k: v for k, v in recorded.items() if k not in values}
     _write_checksums(family, kind, others | dict(values))  # the splits of a family keep their order
