@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from mutations import VALUES, places, replaced
 
 import metarl_envs
 from metarl_envs.families import specs, tables
@@ -138,27 +139,6 @@ def test_a_damaged_specification_is_one_sentence(seed, copies):
         sound = metarl_envs.family(family_id)
         assert family.definition == sound.definition
     path.unlink()
-
-
-VALUES = (None, True, 0, -1, 5, 1e308, float("nan"), "", "x", [], [[]], [1.0], ["a"], {}, {"a": 1})
-
-
-def places(content, path=()):
-    yield path
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from places(value, (*path, key))
-    elif isinstance(content, list):
-        for i, value in enumerate(content):
-            yield from places(value, (*path, i))
-
-
-def replaced(content, path, value):
-    if not path:
-        return value
-    copy = dict(content) if isinstance(content, dict) else list(content)
-    copy[path[0]] = replaced(copy[path[0]], path[1:], value)
-    return copy
 
 
 @pytest.mark.parametrize(

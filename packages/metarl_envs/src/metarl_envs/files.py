@@ -1,14 +1,19 @@
-"""Atomic writing of files, so that a file is never incomplete."""
+"""Names of files, and atomic writing, so that a file is never incomplete."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+#: File systems allow 255 bytes; the names of files have more parts.
+_LONGEST = 150
 
 
 @contextmanager
@@ -33,6 +38,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """A text as the name of a file, or a part of one, which lies in the folder that it is joined to.
+
+    Separators of folders, control characters and dots at the beginning become underscores; a long text is
+    cut, and ends with a digest of the whole.
+    """
+    name = re.sub(r"[/\\:\x00-\x1f\x7f]|^\.+", "_", text) or "_"
+    if len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return name.encode()[: _LONGEST - len(digest)].decode(errors="ignore") + digest
 
 
 def readable_json(value: Any, indent: str = "") -> str:

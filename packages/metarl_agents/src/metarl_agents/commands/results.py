@@ -73,6 +73,7 @@ def plot(
     from metarl_agents.run.curves import plot_learning
     from metarl_agents.run.metrics import EVALUATION_GLOSSARY, glossary
     from metarl_envs.evaluation import Report, Result, plot_adaptation, pooled
+    from metarl_envs.files import file_name
 
     known = glossary(*all_agents()) | EVALUATION_GLOSSARY
     metrics = [] if metric is None else metric.split(",")
@@ -90,7 +91,8 @@ def plot(
         for report in reports:
             by_family.setdefault(report.family, []).append(report)
         for family_id, group in by_family.items():
-            picture = out / f"adaptation_{family_id}_{name.removeprefix('report_').removesuffix('.json')}.png"
+            stem = name.removeprefix("report_").removesuffix(".json")
+            picture = out / f"adaptation_{file_name(family_id)}_{stem}.png"
             by_agent: dict[str, list[Report]] = {}
             for report in group:
                 by_agent.setdefault(report.agent, []).append(report)

@@ -20,6 +20,7 @@ from metarl_agents.run.directory import read_description, write_json
 from metarl_agents.run.evaluate import load_algorithm
 from metarl_agents.run.monitor import environment_arguments
 from metarl_envs import evaluation
+from metarl_envs.files import file_name
 
 #: The protocol whose number of episodes and seeds can be changed.
 PROTOCOL = evaluation.PROTOCOLS["iwpa"]
@@ -178,4 +179,4 @@ def adapt_run(
 def adaptation_stem(split: str, variant: str, changes: Mapping[str, str]) -> str:
     """The common part of the names of an adaptation's files."""
     texts = (f"{key}-{value}" for key, value in sorted(changes.items()) if key != "variant")
-    return "_".join((split, "iwpa", variant, *texts))
+    return file_name("_".join((split, "iwpa", variant, *texts)))

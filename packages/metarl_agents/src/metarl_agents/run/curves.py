@@ -72,8 +72,10 @@ def read_metrics(run_dir: Path, file: str = "metrics.jsonl") -> list[Mapping[str
     path = run_dir / file
     try:
         records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise RunError(f"{path} has a line that is not JSON: {error}") from error
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a record must be an object")
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} has a line that is not a record: {error}") from error
     if not records:
         raise RunError(f"{run_dir} has no data to plot yet: {file} is missing or empty")
     return records

@@ -24,6 +24,7 @@ from metarl_agents.run.checkpoint import (
 from metarl_agents.run.directory import check_device, read_description, write_json
 from metarl_agents.run.monitor import diagnostics, environment_arguments, find_protocol
 from metarl_envs import evaluation
+from metarl_envs.files import file_name
 
 
 def load_agent(run_dir: str | Path, *, device: str = "cpu", overrides: Sequence[str] = ()) -> Any:
@@ -181,4 +182,4 @@ def evaluate_run(
 def report_stem(split: str, protocol: evaluation.Protocol, overrides: Sequence[str] = ()) -> str:
     """The common part of the names of an evaluation's files."""
     changes = (f"{key}-{value}" for key, value in sorted(parse_overrides(overrides).items()))
-    return "_".join((split, protocol.name or "protocol", *changes))
+    return file_name("_".join((split, protocol.name or "protocol", *changes)))

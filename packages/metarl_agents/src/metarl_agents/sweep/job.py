@@ -15,6 +15,7 @@ import metarl_envs
 from metarl_agents.common.config import ConfigError, RunConfig
 from metarl_agents.registry import find_agent
 from metarl_agents.run.directory import versions, write_json
+from metarl_envs.files import file_name
 
 #: File names in a job's directory.
 JOB, STATE, LOG, LOCK, RUN = "job.json", "state.json", "log.txt", "lock", "run"
@@ -120,7 +121,11 @@ class Job:
                 Evaluation(**{**evaluation, "seeds": tuple(evaluation["seeds"])})
                 for evaluation in values.pop("evaluations")
             )
-            return cls(**values, evaluations=evaluations)
+            job = cls(**values, evaluations=evaluations)
+            for name in (job.agent, job.env_id, job.preset, *(e.report for e in evaluations)):
+                if file_name(name) != name:  # they are parts of paths
+                    raise ValueError(f"{name!r} cannot be the name of a file")
+            return job
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path} is not the directory of a job: {error}") from error
 

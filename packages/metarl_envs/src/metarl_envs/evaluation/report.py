@@ -27,6 +27,37 @@ _PER_EPISODE = {
     "terminated": np.bool_,
     "diverged": np.bool_,
 }
+_KINDS: dict[str, Any] = {
+    "agent": str,
+    "family": str,
+    "protocol": dict,
+    "tasks": list,
+    "provenance": dict,
+    "wall_time": int | float | None,
+    "references": dict,
+    "reward_terms": dict,
+    "condensed": bool,
+}
+_ARRAY_KINDS = {"b": "b", "i": "iu", "f": "iuf"}
+
+#: Larger files are no reports, and no report has more episodes.
+MOST_BYTES = 1_000_000_000
+MOST_EPISODES = 100_000_000
+
+
+def _array(name: str, value: Any, kind: Any) -> NDArray[Any]:
+    """An array of a report's values.
+
+    Raises:
+        ValueError: If they are not of this kind, or not finite.
+    """
+    given = np.asarray(value)
+    if given.dtype.kind not in _ARRAY_KINDS[np.dtype(kind).kind]:
+        raise ValueError(f"{name} of a report must have values of the type {np.dtype(kind)}")
+    array = given.astype(kind)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} of a report must be finite")
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,19 +254,29 @@ class Report:
         if odd := sorted(expected ^ set(values)):
             raise ValueError(f"fields missing from a report, or unknown in it: {', '.join(odd)}")
 
-        protocol, condensed = Protocol.from_dict(values["protocol"]), bool(values["condensed"])
+        for name, kind in _KINDS.items():
+            if not isinstance(values[name], kind) or (kind is not bool and isinstance(values[name], bool)):
+                raise ValueError(f"{name} of a report must not be {values[name]!r:.100}")
+        for i, task in enumerate(values["tasks"]):
+            if not isinstance(task, dict):
+                raise ValueError(f"task {i} of a report must be an object, got {task!r:.100}")
+        protocol, condensed = Protocol.from_dict(values["protocol"]), values["condensed"]
+        step = protocol.episodes_per_update if condensed else 1
+        if len(protocol.seeds) * len(values["tasks"]) * protocol.num_episodes > MOST_EPISODES:
+            raise ValueError(f"a report has at most {MOST_EPISODES:,} episodes")
 
-        def episodes(array: Any, kind: Any) -> NDArray[Any]:
-            if not condensed:
-                return np.asarray(array, kind)
-            return np.repeat(np.asarray(array, np.float64), protocol.episodes_per_update, axis=-1)
+        def episodes(name: str, value: Any, kind: Any) -> NDArray[Any]:
+            array = _array(name, value, np.float64 if condensed else kind)
+            if array.ndim != 3 or array.shape[2] * step != protocol.num_episodes:
+                raise ValueError(f"{name} of a report does not fit its protocol")
+            return np.repeat(array, step, axis=-1)
 
-        terms, references = values["reward_terms"], values["references"]
         arrays: dict[str, Any] = {}
         for name, kind in _PER_EPISODE.items():
             if values[name] is None and name != "success_at_end":
                 raise ValueError(f"{name} of a report must not be null; only success_at_end may be")
-            arrays[name] = None if values[name] is None else episodes(values[name], kind)
+            arrays[name] = None if values[name] is None else episodes(name, values[name], kind)
+        terms, references = values["reward_terms"], values["references"]
         return cls(
             agent=values["agent"],
             family=values["family"],
@@ -243,8 +284,8 @@ class Report:
             wall_time=values["wall_time"],
             provenance=Provenance(**values["provenance"]),
             tasks=tuple(values["tasks"]),
-            references={name: np.asarray(array, np.float64) for name, array in references.items()},
-            reward_terms={name: episodes(array, np.float64) for name, array in terms.items()},
+            references={name: _array(name, array, np.float64) for name, array in references.items()},
+            reward_terms={name: episodes(name, array, np.float64) for name, array in terms.items()},
             condensed=condensed,
             **arrays,
         )
@@ -262,7 +303,12 @@ class Report:
         Raises:
             ValueError: If the file does not contain a report.
         """
+        file = Path(path)
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if not file.is_file():
+                raise ValueError("it is missing or not a file")  # a pipe or a device would be read for ever
+            if file.stat().st_size > MOST_BYTES:
+                raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+            return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)} does not contain a report: {error}") from error
