@@ -59,6 +59,18 @@ def state_part(state: Mapping[str, Any], key: str) -> Any:
     return state[key]
 
 
+def restored_seed(state: Mapping[str, Any]) -> int | None:
+    """Returns the seed of Gymnasium's generator in a saved state.
+
+    Raises:
+        ValueError: it is none; -1 stands for a generator that was given without its seed.
+    """
+    seed = state_part(state, "np_random_seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < -1):
+        raise ValueError(f"a state's np_random_seed must be None or an integer of at least -1, got {seed!r}")
+    return seed
+
+
 def state_array(
     state: Mapping[str, Any], key: str, shape: tuple[int, ...], dtype: type[np.generic], owner: str
 ) -> NDArray[Any]:
@@ -339,8 +351,12 @@ class Core:
         elapsed = state_array(state, "elapsed", (num,), np.int64, owner)
         if (elapsed < 0).any():
             raise ValueError(f"a state's elapsed steps must not be negative, got {elapsed.tolist()}")
-        tasks = [self.family.resolve_task(task, "train") for task in state_part(state, "tasks")]
-        saved = list(state_part(state, "generators"))
+        given, saved = state_part(state, "tasks"), state_part(state, "generators")
+        if not isinstance(given, list | tuple) or not isinstance(saved, list | tuple):
+            raise ValueError("a state's tasks and generators must be lists")
+        if not all(isinstance(task, Mapping) for task in given):
+            raise ValueError("a state's tasks must be dicts, as Task.to_dict() returns them")
+        tasks = [self.family.resolve_task(task, "train") for task in given]
         if len(tasks) != num or len(saved) != num:
             raise ValueError(
                 f"a state of {owner} must have a task and a generator for each simulation, got"

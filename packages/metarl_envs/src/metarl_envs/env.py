@@ -19,7 +19,7 @@ from metarl_envs.checks import (
     check_seed,
     checked_options,
 )
-from metarl_envs.core import Core, restored_generator, state_array, state_part
+from metarl_envs.core import Core, restored_generator, restored_seed, state_array, state_part
 from metarl_envs.families.family import Family
 from metarl_envs.families.specs import checked_family
 from metarl_envs.families.task import Task
@@ -186,7 +186,7 @@ class MetaEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         check_not_closed(self._closed)
         ended = state_array(state, "ended", (1,), np.bool_, self._core.description)
         generator = restored_generator(state_part(state, "np_random"))
-        seed = state_part(state, "np_random_seed")
+        seed = restored_seed(state)
         self._core.set_state(state)
         self._ended = bool(ended[0])
         self._np_random, self._np_random_seed = generator, seed

@@ -33,6 +33,7 @@ from metarl_envs.core import (
     Info,
     Mask,
     restored_generator,
+    restored_seed,
     state_array,
     state_part,
 )
@@ -382,7 +383,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         ended = state_array(state, "ended", (self.num_envs,), np.bool_, self._core.description)
         started = state_array(state, "started", (self.num_envs,), np.bool_, self._core.description)
         generator = restored_generator(state_part(state, "np_random"))
-        seed = state_part(state, "np_random_seed")
+        seed = restored_seed(state)
         self._core.set_state(state)
         self._note_ended(ended)
         self._started = started
