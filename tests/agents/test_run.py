@@ -242,29 +242,50 @@ def test_an_interrupted_run_resumes_to_the_same_end(agent, finished, tmp_path, m
     assert_same_outcome(tmp_path / "cut", whole)
 
 
-@pytest.mark.parametrize("agent", ["pearl", "slbo"])
-def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(agent, finished, tmp_path):
-    cut = tmp_path / "cut"
-    if agent == "slbo":  # most of its iterations are inside a warm-up
+#: Of every kind: inference, context, recurrent, gradients, priors, learned dynamics.
+KILLED = ("pearl", "mql", "rl2", "promp", "tesp", "distral", "pearl_star", "slbo")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("agent", "kills"),
+    [("pearl", 2), ("slbo", 2), *(pytest.param(agent, 5, marks=pytest.mark.slow) for agent in KILLED)],
+)
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_end(agent, kills, finished, tmp_path):
+    if agent != "pearl":
         finished = tmp_path / "whole"
-        tiny(finished, agent)
-    code = (
-        "from metarl_agents import train, resume; import sys\n"
-        f"resume({str(cut)!r}, progress=False) if len(sys.argv) > 1 else train({agent!r},"
-        f" {ENVS.get(agent, ENV)!r}, out={str(cut)!r}, overrides={OVERRIDES[agent]!r}, seed=7, steps={STEPS},"
-        " progress=False)"
-    )
-    moment = random.Random()
-    for attempt in range(2):
-        arguments = [sys.executable, "-c", code] + (["again"] if attempt else [])
-        process = subprocess.Popen(arguments)
-        while not (cut / "config.json").exists() and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(moment.uniform(0.0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert resume(cut, progress=False).finished
-    assert_same_outcome(cut, finished)
+    started = time.monotonic()
+    tiny(tmp_path / "timed", agent)
+    duration = time.monotonic() - started
+    if agent != "pearl":
+        (tmp_path / "timed").rename(finished)
+    moment, killed = random.Random(agent), 0
+    for number in range(kills):
+        cut = tmp_path / f"cut-{number}"
+        code = (
+            "from metarl_agents import train, resume; import sys\n"
+            f"resume({str(cut)!r}, progress=False) if len(sys.argv) > 1 else train({agent!r},"
+            f" {ENVS.get(agent, ENV)!r}, out={str(cut)!r}, overrides={OVERRIDES[agent]!r}, seed=7,"
+            f" steps={STEPS}, progress=False)"
+        )
+        # Every other one is killed again when it is continued.
+        for arguments in ([], ["again"])[: 1 + number % 2]:
+            process = subprocess.Popen([sys.executable, "-c", code, *arguments])
+            while process.poll() is None and str(process.pid) not in held_by(cut):
+                time.sleep(0.001)
+            time.sleep(moment.uniform(0.0, 1.2 * duration))
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        assert resume(cut, progress=False).finished
+        assert_same_outcome(cut, finished)
+    print(f"{agent}: {killed} killed before the end")
+    assert killed
+
+
+def held_by(run_dir):
+    """What the lock of a run says."""
+    path = run_dir / ".lock"
+    return path.read_text() if path.exists() else ""
 
 
 def test_a_run_killed_while_it_writes_a_checkpoint_keeps_the_one_before(finished, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """Reading and writing of the description of a run and of its versions."""
 
+import hashlib
 import itertools
 import json
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ PACKAGES = (
 
 
 #: Version of the format of a run's directory, in its `config.json`.
-FORMAT = 1
+FORMAT = 2
+#: The entry of `config.json` with the SHA-256 of all others.
+DIGEST = "digest"
 #: The lock of a run's directory.
 LOCK = ".lock"
 #: A larger `config.json` is none.
@@ -37,8 +41,30 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _COUNTS = {"seed": 0, "threads": 1, "actors": 0}
 
 
+#: What a run writes itself. A pipe in place of one would be waited for, and a link would lead out of the run.
+_FILES = (
+    "config.json", "versions.json", "metrics.jsonl", "timing.jsonl", "evaluations.jsonl", "log.txt", LOCK,
+)  # fmt: skip
+_FOLDERS = ("checkpoints", "tensorboard", "wandb")
+
+
 class RunError(RuntimeError):
     """A run directory cannot be used for this purpose; the message gives the reason."""
+
+
+def check_own_files(folder: Path) -> None:
+    """Refuses a run of which a file is a link or no file, or a folder no folder.
+
+    Raises:
+        RunError: when there is one.
+    """
+    for names, what in ((_FILES, "file"), (_FOLDERS, "folder")):
+        for path in (folder / name for name in names):
+            sound = path.is_file() if what == "file" else path.is_dir()
+            if path.is_symlink() or (path.exists() and not sound):
+                raise RunError(
+                    f"{path} is a link or not a {what}; a link of the whole run's directory is fine"
+                )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,6 +127,11 @@ def _check_description(description: dict[str, Any]) -> None:
             "with an unnumbered format are from before 0.1.0: their reports and metrics can be read, but "
             "they cannot be continued or evaluated"
         )
+    if description.get(DIGEST) != _digest(description):
+        raise ValueError(
+            "config.json is not as it was written; settings are given when a run is started (--set), its "
+            "number of steps also when it is continued (metarl resume --steps)"
+        )
 
 
 def _check_entries(description: dict[str, Any]) -> None:
@@ -114,6 +145,16 @@ def _check_entries(description: dict[str, Any]) -> None:
         value = description.get(name, least)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
             raise ValueError(f"{name} in config.json must be a whole number of at least {least}")
+
+
+def write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Writes a run's `config.json` with its digest."""
+    write_json(folder / "config.json", {**description, DIGEST: _digest(description)})
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    entries = {name: value for name, value in description.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def recorded_products(folder: Path) -> str:

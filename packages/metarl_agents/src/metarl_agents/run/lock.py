@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,11 @@ def exclusive(path: Path, note: str = "") -> Iterator[bool]:
     Args:
         path: the file of the lock.
         note: what the file says as long as the lock is held.
+
+    Raises:
+        RunError: when the path is a link, a directory or anything else that is not a file.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = _opened(path, os.O_CREAT)
     try:
         deadline = time.monotonic() + PATIENCE
         while not (held := _try(descriptor)) and time.monotonic() < deadline:
@@ -73,11 +77,23 @@ def is_held(path: Path) -> bool:
     """Whether another process holds the lock."""
     if not path.exists():
         return False
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = _opened(path)
     try:
         return not _try(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path, flags: int = 0) -> int:
+    """A descriptor of the lock, which is never a link: what it led to would be overwritten."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)
+    except OSError as error:
+        raise RunError(f"{path} cannot be a lock: {error.strerror}; remove it") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RunError(f"{path} cannot be a lock, it is not a file; remove it")
+    return descriptor
 
 
 def _try(descriptor: int) -> bool:

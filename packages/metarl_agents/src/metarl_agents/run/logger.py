@@ -51,7 +51,7 @@ class JsonLines:
             try:
                 if not isinstance(json.loads(line), dict):
                     raise ValueError("it has no JSON object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DamagedLinesError(f"line {number} of {path} is damaged: {error}") from error
         self.hash = hashlib.sha256(b"".join(kept))
         if digest and self.digest != digest:

@@ -23,10 +23,12 @@ from metarl_agents.run.directory import (
     RunError,
     changed_versions,
     check_device,
+    check_own_files,
     read_description,
     recorded_products,
     this_command,
     versions,
+    write_description,
     write_json,
 )
 from metarl_agents.run.lock import held_run
@@ -144,7 +146,7 @@ def train(
         _check_empty(folder)
         write_json(folder / "versions.json", versions(family) | {"matrix_products": products})
         # Last, because a directory that contains this file is a run.
-        write_json(folder / "config.json", description)
+        write_description(folder, description)
 
     return _run(folder, description, config, progress, products, prepare=write_directory)
 
@@ -194,7 +196,7 @@ def resume(
 
     def change_directory() -> None:
         if steps is not None:
-            write_json(folder / "config.json", description)
+            write_description(folder, description)
         if checkpoint is not None:
             set_aside(folder / "checkpoints", checkpoint)
 
@@ -238,6 +240,7 @@ def _run(
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            check_own_files(folder)
             stack.enter_context(held_run(folder))
             prepare()
             session = Session(folder, description, parts, signals=signals, progress=progress, pool=pool)

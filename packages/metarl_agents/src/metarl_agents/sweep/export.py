@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-from metarl_agents.run.directory import RunError, write_json
+from metarl_agents.run.directory import RunError, read_entries, write_json
 from metarl_agents.sweep.job import RUN
 from metarl_agents.sweep.matrix import COST
 from metarl_agents.sweep.status import job_status, sweep_jobs
@@ -56,9 +55,8 @@ def export(folder: Path, out: Path) -> list[Path]:
 
 def _check(target: Path, run: Path) -> None:
     """Refuses to put a run in the place of another one."""
-    old, new = target / "config.json", run / "config.json"
-    if not old.exists():
+    if not (target / "config.json").exists():
         return
-    before, now = (json.loads(file.read_text(encoding="utf-8"))["config"] for file in (old, new))
+    before, now = (read_entries(folder)["config"] for folder in (target, run))
     if before != now:
         raise RunError(f"{target} contains a run with another configuration; move it, or export elsewhere")

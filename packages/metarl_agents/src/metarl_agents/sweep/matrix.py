@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from metarl_agents.common.config import ConfigError
 from metarl_agents.registry import find_agent
-from metarl_agents.run.directory import core_seconds
+from metarl_agents.run.directory import RunError, core_seconds, read_entries
 from metarl_envs.evaluation import Report, Result, Summary, iqm, normalised, pooled, summarise
 
 #: Costs of an exported run.
@@ -236,8 +236,11 @@ def _order(entry: tuple[Key, Any]) -> tuple[str, ...]:
 
 
 def _description(path: Path) -> dict[str, Any] | None:
-    values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return values if {"agent", "env_id", "preset", "seed", "overrides"} <= set(values) else None
+    try:
+        return read_entries(path)
+    except RunError as error:
+        warnings.warn(f"left out: {error}", stacklevel=3)
+        return None
 
 
 def _key(description: Mapping[str, Any], report: Report, file: Path) -> Key:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -262,13 +263,14 @@ class Report:
                 raise ValueError(f"task {i} of a report must be an object, got {task!r:.100}")
         protocol, condensed = Protocol.from_dict(values["protocol"]), values["condensed"]
         step = protocol.episodes_per_update if condensed else 1
-        if len(protocol.seeds) * len(values["tasks"]) * protocol.num_episodes > MOST_EPISODES:
+        shape = (len(protocol.seeds), len(values["tasks"]), protocol.num_episodes // step)
+        if math.prod(shape) * step > MOST_EPISODES:
             raise ValueError(f"a report has at most {MOST_EPISODES:,} episodes")
 
         def episodes(name: str, value: Any, kind: Any) -> NDArray[Any]:
             array = _array(name, value, np.float64 if condensed else kind)
-            if array.ndim != 3 or array.shape[2] * step != protocol.num_episodes:
-                raise ValueError(f"{name} of a report does not fit its protocol")
+            if array.shape != shape:
+                raise ValueError(f"{name} of a report must have shape {shape}, got {array.shape}")
             return np.repeat(array, step, axis=-1)
 
         arrays: dict[str, Any] = {}
