@@ -63,6 +63,14 @@ def test_it_evaluates_runs_as_they_grow_and_continues(tmp_path, monkeypatch):
     assert found["results"] == record["results"]
     assert found["differences"] == record["differences"]
 
+    # What is finished needs its reports only.
+    for run in (tmp_path / "cut").glob("none-seed-*"):
+        run.rename(tmp_path / run.name)
+    found = json.loads(study(tmp_path / "cut", controls=CONTROLS).run(progress=False, say=quiet).read_text())
+    assert (found["results"], found["seeds"].keys()) == (record["results"], record["seeds"].keys())
+    for run in tmp_path.glob("none-seed-*"):
+        run.rename(tmp_path / "cut" / run.name)
+
     # A number of tasks that the runs have passed cannot be evaluated any more.
     (tmp_path / "cut/reports/none-seed-0-tasks-1.json").unlink()
     with pytest.raises(RunError, match="has more than 1 tasks"):

@@ -22,7 +22,7 @@ import metarl_envs
 from metarl_agents.common.config import ConfigError, parse_overrides
 from metarl_agents.registry import find_agent
 from metarl_agents.run.curves import COLOURS, read_metrics
-from metarl_agents.run.directory import RunError, core_seconds, this_command
+from metarl_agents.run.directory import RunError, core_seconds, read_json, this_command, write_json
 from metarl_agents.run.evaluate import evaluate_run
 from metarl_agents.run.monitor import find_protocol
 from metarl_agents.run.progress import EpisodeProgress
@@ -182,7 +182,13 @@ class SLBOStudy:
         report.to_json(path)
 
     def _costs(self, run_dir: Path) -> dict[str, Any]:
-        """Steps and time of a run, and how far its last virtual returns were from real ones."""
+        """Steps and time of a run, and how far its last virtual returns were from real ones.
+
+        They are kept beside the reports, so that a study can be continued without the runs that are finished.
+        """
+        path = self.folder / "reports" / f"{run_dir.name}-costs-{self.numbers[-1]}.json"
+        if path.exists():
+            return read_json(path)
         records = [r for r in read_metrics(run_dir) if "collect/task" in r]
         gaps = [
             r["collect/virtual_return"] - r["collect/return_after"]
@@ -191,12 +197,14 @@ class SLBOStudy:
         ]
         last = records[-1]
         names = ("trained_tasks", "skipped_tasks", "rating_steps", "measured_steps")
-        return {
+        costs = {
             "env_steps": last["env_steps"],
             **{name: last[f"collect/{name}"] for name in names},
             "virtual_minus_real_of_the_last_tasks": float(np.mean(gaps[-LAST_TASKS:])) if gaps else None,
             "core_seconds": core_seconds(run_dir),
         }
+        write_json(path, costs)
+        return costs
 
     def _record(self, results: Mapping[str, evaluation.Result], seeds: Mapping[str, Any]) -> dict[str, Any]:
         """Settings and numbers; differences are paired by training seed and task."""
