@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from builders import ACT, OBS, assert_equal_states, box, build, everything, filled_buffer
+from test_run import tiny
 from tianshou.utils.torch_utils import policy_within_training_step
 
+from metarl_agents import evaluate_run
 from metarl_agents.algorithms.mql import MQL, MQLAgent, MQLConfig
 from metarl_agents.algorithms.td3_context import TD3Context, TD3ContextConfig
 from metarl_agents.common.config import ConfigError
@@ -247,3 +249,12 @@ def test_values_that_mean_nothing_are_refused():
         MQLConfig(adaptation="some")
     with pytest.raises(ConfigError, match="proximal must be one of ess, constant"):
         MQLConfig(proximal="perhaps")
+
+
+@pytest.mark.long
+def test_adaptation_has_the_environments_reward_where_training_had_another(tmp_path):
+    run = tmp_path / "run"
+    assert tiny(run, "mql", "MetaPoint-SparseGoal-v0", ["training_reward=dense_reward"]).finished
+    report = evaluate_run(run, num_tasks=2, seeds=(0,))
+    assert report.returns.shape[:2] == (1, 2)
+    assert (report.returns >= 0.0).all()  # the sparse reward

@@ -310,17 +310,28 @@ def test_losses_are_weighted_and_penalised_where_asked():
     expected = plain.step(batch, history, noise, weights)
     assert losses["critic_loss"].item() == pytest.approx(expected[0], rel=1e-6)
     assert losses["policy_value"].item() == pytest.approx(expected[2], rel=1e-6)
-    pushed = []
-    ours.step(
-        data, type("Optim", (), {"step": lambda self, loss: pushed.append(loss.item())})(),
-        type("Optim", (), {"step": lambda self, loss: pushed.append(loss.item())})(),
-        weights, critic_penalty=lambda: 100.0, actor_penalty=lambda: 1000.0,
+
+    class Recorder:
+        def __init__(self):
+            self.losses = []
+
+        def step(self, loss):
+            self.losses.append(loss.item())
+
+    def pushed(**penalties):
+        """The losses of two steps that change nothing; the actor has every second one."""
+        critic, actor = Recorder(), Recorder()
+        for target in (ours.networks.target_critic, ours.networks.target_actor):
+            target.follow = lambda: None
+        for _ in range(2):
+            ours.generator.set_state(state)
+            ours.step(data, critic, actor, weights, **penalties)
+        return critic.losses, actor.losses
+
+    (critic, actor), (high_critic, high_actor) = (
+        pushed(), pushed(critic_penalty=lambda: 100.0, actor_penalty=lambda: 1000.0),
     )  # fmt: skip
-    assert pushed[0] > 99.0
-    assert len(pushed) == 1  # the second call of two: no step of the actor
-    ours.step(
-        data, type("Optim", (), {"step": lambda self, loss: None})(),
-        type("Optim", (), {"step": lambda self, loss: pushed.append(loss.item())})(),
-        weights, actor_penalty=lambda: 1000.0,
-    )  # fmt: skip
-    assert pushed[1] > 990.0
+    assert len(critic) == len(high_critic) == 2
+    assert len(actor) == len(high_actor) == 1
+    assert np.array(high_critic) - 100.0 == pytest.approx(np.array(critic), rel=1e-5)
+    assert np.array(high_actor) - 1000.0 == pytest.approx(np.array(actor), rel=1e-4)

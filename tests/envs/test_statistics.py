@@ -97,9 +97,10 @@ def test_one_run_has_a_task_interval_but_no_run_interval():
     assert low < 5.5 < high
 
 
-def test_blocks_hold_every_repetition(monkeypatch):
+@pytest.mark.parametrize("block", [5 * 12, 12, 1])  # several resamples, one, and less than one
+def test_blocks_hold_every_repetition(block, monkeypatch):
     scores = rng(4).normal(size=(3, 4))
-    monkeypatch.setattr("metarl_envs.evaluation.statistics._BLOCK", 5 * scores.size)
+    monkeypatch.setattr("metarl_envs.evaluation.statistics._BLOCK", block)
     values = stratified_bootstrap(scores, np.mean, repetitions=13, rng=rng(5))
     assert values.shape == (13,)
     assert len(np.unique(values)) == 13
