@@ -16,7 +16,9 @@ from metarl_agents.registry import find_agent
 from metarl_agents.run.checkpoint import newest_checkpoint, read_checkpoint
 from metarl_agents.run.evaluate import evaluate_run
 from metarl_agents.slbo.config import SLBOConfig
+from metarl_agents.slbo.rollouts import RealSimulations
 from metarl_agents.slbo.schedule import Schedule
+from metarl_agents.slbo.virtual_env import VirtualVectorEnv
 from metarl_envs import evaluation
 from metarl_envs.evaluation import unfinished
 
@@ -255,6 +257,15 @@ def test_an_interrupted_evaluation_continues_bit_for_bit(run_dir, tmp_path, monk
     assert not (run_dir / "unfinished_test_short.npz").exists()
     assert said
     assert "warm-up after stage 2" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "kind"),
+    [("learned", VirtualVectorEnv), ("initial", VirtualVectorEnv), ("true", RealSimulations)],
+)
+def test_policies_are_trained_in_the_dynamics_but_for_a_control(dynamics, kind, run_dir):
+    agent = load_agent(run_dir, overrides=[f"dynamics={dynamics}"])
+    assert type(agent.simulate(agent.trained.dynamics)) is kind
 
 
 def test_controls_and_a_start_from_scratch(run_dir):
