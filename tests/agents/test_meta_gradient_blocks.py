@@ -350,3 +350,17 @@ def test_step_sizes_are_constant_or_learned_within_their_bound():
         for parameter in learned.parameters():
             parameter += 1.0
     assert all((value == 0.1).all() for value in learned.by_name().values())
+
+
+def test_the_clipped_surrogate_by_hand():
+    """Ratios .5, 1.1, 2 with advantages of both signs, clipped at .7 and 1.3; two tasks, one shorter."""
+    ratio = torch.tensor([[0.5, 1.1, 2.0], [0.5, 2.0, 9.0]], dtype=torch.float64)
+    advantage = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, 0.0]], dtype=torch.float64)
+    weight = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 1 / 2, 0.0]], dtype=torch.float64)
+    zeros = torch.zeros(2, 3, 1, dtype=torch.float64)
+    new = Gaussian(zeros, zeros)
+    sample = Sample(zeros, zeros, advantage, weight, new, new.log_prob(zeros) - ratio.log())
+    expected = [-(0.5 + 1.1 + 1.3) / 3, -(-0.7 - 2.0) / 2]
+    torch.testing.assert_close(clipped_loss(new, sample, 0.3), torch.tensor(expected, dtype=torch.float64))
+    plain = [-(0.5 + 1.1 + 2.0) / 3, -(-0.5 - 2.0) / 2]
+    torch.testing.assert_close(ratio_loss(new, sample), torch.tensor(plain, dtype=torch.float64))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import pickle
 
@@ -125,3 +126,27 @@ def test_families_are_looked_up_once(family_id):
         family.tasks("trian")
     with pytest.raises(ValueError, match="at least 0"):
         family.sample_tasks(-1, np.random.default_rng(0))
+
+
+def test_a_fixed_start_is_that_of_the_task_and_of_nothing_else():
+    """The generator of a fixed start is seeded by the digest of the task's sorted JSON, stated here again."""
+    env_id = next(i for i in IDS if metarl_envs.family(i).fixed_starts)
+    split = metarl_envs.family(env_id).fixed_starts[0]
+    tasks = metarl_envs.family(env_id).tasks(split)[:2]
+    env = metarl_envs.MetaEnv(env_id, split=split, task=tasks[0])
+    starts = []
+    for seed, task in ((0, tasks[0]), (1, tasks[0]), (0, tasks[1])):
+        starts.append(env.reset(seed=seed, options={"task": task})[0])
+        text = json.dumps(
+            {
+                "family": env_id,
+                "index": task.index,
+                "parameters": list(task.parameters),
+                "split": split,
+            }
+        )
+        digest = hashlib.sha256(text.encode()).digest()
+        expected = np.random.PCG64(int.from_bytes(digest[:16], "little"))
+        assert env._core._start_generator(0).bit_generator.state == expected.state
+    assert (starts[0] == starts[1]).all()
+    assert (starts[0] != starts[2]).any()
