@@ -15,8 +15,10 @@ FILE = Path(__file__).with_name("defaults.json")
 
 
 def defaults(agent):
-    config = AGENTS[agent].load().config_class()
-    return json.loads(json.dumps({f.name: getattr(config, f.name) for f in dataclasses.fields(config)}))
+    algorithm = AGENTS[agent].load()
+    config = algorithm.config_class()
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return json.loads(json.dumps({"observe_task": algorithm.observe_task, **values}))
 
 
 @pytest.mark.parametrize("agent", sorted(AGENTS))

@@ -256,8 +256,17 @@ def test_rollouts_draw_one_latent_each():
     policy.begin_rollouts(np.array([1, 1, 2]), "prior", buffer)
     assert policy.latent_RZ.shape == (3, Z)
     assert len(policy.latent_RZ.unique(dim=0)) == 3
-    policy.begin_rollouts(np.array([1, 1, 2]), "posterior", buffer)
-    assert policy.latent_RZ.shape == (3, Z)
+    state = policy.generator.get_state()
+    with buffer.drawing_from(np.random.default_rng(5)):
+        policy.begin_rollouts(np.array([1, 1, 2]), "posterior", buffer)
+    # The posterior of the context that the same generators draw, with the same noise.
+    policy.generator.set_state(state)
+    noise = policy.sample_prior(3)
+    with buffer.drawing_from(np.random.default_rng(5)):
+        context = policy.draw_context(buffer, np.array([1, 1, 2]))
+    mean, variance = product_of_gaussians(*policy.encoder(context))
+    assert torch.allclose(policy.latent_RZ, (mean + variance.sqrt() * noise).detach())
+    assert not torch.allclose(policy.latent_RZ, noise)
     observations = torch.zeros(3, OBS)
     rows = np.array([2, 0])
     everything = policy.act(observations, None, deterministic=True)

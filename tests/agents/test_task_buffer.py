@@ -214,5 +214,7 @@ def test_refusals_leave_the_buffer_as_it_was():
     with pytest.raises(TypeError, match="whole episodes"):
         buffer.add(None)
     assert len(buffer) == 3
+    with pytest.raises(ValueError, match="task 2 has no transitions in the buffer yet"):
+        buffer.sample_tasks_rows(np.array([0, 2, 1]), 4)
     buffer.reset()
     assert len(buffer) == 0
