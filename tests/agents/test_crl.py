@@ -296,6 +296,10 @@ def test_rollouts_act_with_the_heads_of_their_tasks():
         torch.testing.assert_close(actions[row], torch.tanh(output[:A]).detach())
     rows = np.array([2, 0])
     torch.testing.assert_close(policy.act(observations[rows], rows, deterministic=True), actions[rows])
+    # What was decided for the rollouts travels to other processes.
+    other = scatter_heads(make_crl()).policy
+    other.prepare(policy.prepared(), 3)
+    torch.testing.assert_close(other.act(observations, None, deterministic=True), actions)
     policy.begin_rollouts(tasks, "posterior", filled_buffer())
     assert policy.heads_R.weight.shape == (3, 2 * A, 8)
     with pytest.raises(ValueError, match="'prior' or 'posterior'"):

@@ -364,3 +364,15 @@ def test_the_clipped_surrogate_by_hand():
     torch.testing.assert_close(clipped_loss(new, sample, 0.3), torch.tensor(expected, dtype=torch.float64))
     plain = [-(0.5 + 1.1 + 2.0) / 3, -(-0.5 - 2.0) / 2]
     torch.testing.assert_close(ratio_loss(new, sample), torch.tensor(plain, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("max_norm", "norms"), [(None, [0.5, 2.0, 0.0]), (1.0, [0.5, 1.0, 0.0]), (0.1, [0.1, 0.1, 0.0])]
+)
+def test_a_tasks_gradient_is_clipped_by_its_own_norm(max_norm, norms):
+    own = {name: torch.zeros(3, 2, dtype=torch.float64, requires_grad=True) for name in ("a", "b")}
+    size = torch.tensor([0.25, 1.0, 0.0], dtype=torch.float64)  # four entries: twice this is the norm
+    losses = size * (own["a"].sum(1) + own["b"].sum(1))
+    found = task_gradients(own, losses, create_graph=False, max_norm=max_norm)
+    measured = torch.cat([found["a"], found["b"]], 1).norm(dim=1)
+    torch.testing.assert_close(measured, torch.tensor(norms, dtype=torch.float64))

@@ -129,17 +129,22 @@ def test_a_task_adapts_on_its_own_data_whatever_the_others_are():
 
 def record(**changes):
     algorithm, buffer = make(**changes)
-    calls = []
+    calls, started = [], []
     original = algorithm.step
 
     def step(data, critic_optim, actor_optim, weights_B=None, critic_penalty=None, actor_penalty=None):
+        started.append(algorithm.updates)
         calls.append((len(data.transitions.reward), weights_B, critic_penalty, actor_penalty))
         return original(data, critic_optim, actor_optim, weights_B, critic_penalty, actor_penalty)
 
     algorithm.step = step
     new = filled_buffer(tasks=1, seed=9, shift=0.5)
     with algorithm.rolled_back():
-        return calls, algorithm.adapt(new, buffer, 2), algorithm
+        found = algorithm.adapt(new, buffer, 2)
+    # The delay of the actor starts anew in each phase.
+    new_steps = sum(weights is None for _, weights, *_ in calls)
+    assert started == [*range(new_steps), *range(len(calls) - new_steps)]
+    return calls, found, algorithm
 
 
 @pytest.mark.long

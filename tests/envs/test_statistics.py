@@ -1,5 +1,7 @@
 """Statistics: closed forms, invariances, and agreement with rliable."""
 
+import inspect
+
 import numpy as np
 import pytest
 import rliable.library
@@ -199,3 +201,8 @@ def test_intervals_agree_with_rliable(monkeypatch, over_tasks):
 def test_bad_input_is_one_clear_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_intervals_have_two_thousand_resamples_by_default():
+    functions = (stratified_bootstrap, stratified_bootstrap_interval, task_bootstrap_interval)
+    assert {inspect.signature(f).parameters["repetitions"].default for f in functions} == {2000}
