@@ -157,8 +157,10 @@ def test_the_two_phases_are_as_long_as_configured_and_switches_change_what_they_
     assert 0.0 < full.proximal < 1.0
     assert full.distance > 0.0
     # beta = 0: new data only.
-    calls, _, _ = record(adaptation="new")
+    calls, new, _ = record(adaptation="new")
     assert [size for size, *_ in calls] == [10] * 6
+    assert (new.weight, new.weight_used) == (0.0, 0.0)
+    assert 0.0 < new.ess < 1.0
     # The released code: lambda constant, and none of it in the updates on new data.
     calls, constant, _ = record(proximal="constant", proximal_on_new=False)
     assert all(penalty is None for *_, penalty, _ in calls[:6])
