@@ -98,6 +98,10 @@ def test_tasks_of_every_table_are_within_their_familys_bounds():
             "a generator's state",
         ),
         ("generators", [5] * 3, "a generator's state"),
+        ("generators", 5, "tasks and generators must be lists"),
+        ("tasks", b"a", "tasks and generators must be lists"),
+        ("tasks", [0, 0, 0], "tasks must be dicts"),
+        ("np_random_seed", "a", "np_random_seed must be None or an integer"),
         ("np_random", {"bit_generator": "PCG64", "state": 3}, "a generator's state"),
     ],
 )
