@@ -39,6 +39,7 @@ def test_marker(objective, task, seconds, marker):
         ("direction_2d", [0.0], 1.0, 1),
         ("forward", [], 1.0, 1),
         ("goal", [0.0, 0.0], 0.2, -1),
+        ("on_target", [0.0, 0.0], 1.0, -1),
     ],
 )
 def test_success_begins_at_its_bound(objective, task, bound, inwards):
