@@ -16,8 +16,8 @@ Floats = NDArray[np.float64]
 
 #: Bound on observations among the baseline's features (rllab, ProMP).
 OBSERVATION_BOUND = 10.0
-#: First ridge coefficient, and how often it is raised tenfold while the solution is not finite (ProMP).
-RIDGE, RIDGE_TRIES = 1e-5, 5
+#: Ridge coefficient (ProMP, which raises it while a solution is not finite; those of `lstsq` are, or it raises an error).
+RIDGE = 1e-5
 
 
 def discounted_sums(values: NDArray[Any], discount: float) -> Floats:
@@ -41,14 +41,9 @@ def baseline_features(obs_EHO: NDArray[Any]) -> Floats:
 
 
 def fit_linear(features_MF: Floats, targets_M: Floats) -> Floats:
-    """Coefficients (F,) of ridge regression, with a ridge as small as gives a finite solution."""
+    """Coefficients (F,) of ridge regression."""
     gram_FF, moment_F = features_MF.T @ features_MF, features_MF.T @ targets_M
-    ridge = RIDGE
-    for _ in range(RIDGE_TRIES):
-        solution = np.linalg.lstsq(gram_FF + ridge * np.eye(len(gram_FF)), moment_F, rcond=None)[0]
-        if np.isfinite(solution).all():
-            break
-        ridge *= 10
+    solution = np.linalg.lstsq(gram_FF + RIDGE * np.eye(len(gram_FF)), moment_F, rcond=None)[0]
     return np.asarray(solution, np.float64)
 
 
