@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 #: Bound on observations among the baseline's features (rllab, ProMP).
 OBSERVATION_BOUND = 10.0
-#: Ridge coefficient (ProMP, which raises it while a solution is not finite; those of `lstsq` are, or it raises an error).
+#: Ridge coefficient (ProMP, which raises it while a solution is not finite; `lstsq` raises an error then).
 RIDGE = 1e-5
 
 
