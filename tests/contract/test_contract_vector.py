@@ -35,6 +35,7 @@ RESETTING = pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetM
 def _native_and_factories(family_id, mode, limit, **arguments):
     tasks = some_tasks(family_id, N)
     native = make_native(family_id, N, tasks=tasks, max_episode_steps=limit, autoreset_mode=mode, **arguments)
+    assert native.autoreset_mode is native.metadata["autoreset_mode"] is mode
     return native, single_factories(family_id, tasks, max_episode_steps=limit, **arguments)
 
 

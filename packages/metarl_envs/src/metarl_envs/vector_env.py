@@ -51,6 +51,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
 
     Attributes:
         family: the family.
+        autoreset_mode: when a simulation that has ended is reset; also in `metadata`.
     """
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 20}  # noqa: RUF012
@@ -102,14 +103,14 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         if task is not None and tasks is not None:
             raise ValueError("give either task or tasks, not both")
         check_render_mode(render_mode)
-        self._mode = checked_autoreset_mode(autoreset_mode)
+        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         own = dict(
             num_envs=num_envs,
             split=split,
             observe_task=observe_task,
             render_mode=render_mode,
             max_episode_steps=limit,
-            autoreset_mode=self._mode,
+            autoreset_mode=self.autoreset_mode,
             num_threads=num_threads,
         )
         self._arguments = {**arguments, **own}
@@ -136,7 +137,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         self._action_shape = (num_envs, *(self.single_action_space.shape or ()))
         self.metadata = {
             **self.metadata,
-            "autoreset_mode": self._mode,
+            "autoreset_mode": self.autoreset_mode,
             "render_fps": round(1.0 / self._core.body.dt),
         }
         self._limit = limit
@@ -266,7 +267,7 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
             mask = checked_mask("mask", mask, self.num_envs)
         resetting: Mask | None = None
         if self._any_ended:
-            if self._mode is AutoresetMode.DISABLED:
+            if self.autoreset_mode is AutoresetMode.DISABLED:
                 stepped = self._ended if mask is None else self._ended & mask
                 if stepped.any():
                     raise RuntimeError(
@@ -292,11 +293,11 @@ class MetaVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[
         if resetting is not None:
             self._restart(resetting, info)
             ended |= self._ended & ~resetting
-        if self._mode is AutoresetMode.SAME_STEP and np.count_nonzero(ended):
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(ended):
             final = self._final(ended, info)
             self._restart(ended, info)
             ended = np.zeros_like(ended)
-        elif self._mode is AutoresetMode.DISABLED and self._any_ended:
+        elif self.autoreset_mode is AutoresetMode.DISABLED and self._any_ended:
             ended |= self._ended
         self._note_ended(ended)
         out = self._info(info, self._all)

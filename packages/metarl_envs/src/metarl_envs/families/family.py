@@ -257,7 +257,7 @@ class Family:
             if name not in self.arguments:
                 allowed = (*others, *self.arguments)
                 raise TypeError(
-                    f"{self.id} has no argument {name!r} (allowed: {listed(allowed)})"
+                    f"{self.id} got an unexpected keyword argument {name!r} (allowed: {listed(allowed)})"
                     + suggestion(name, allowed)
                 )
             choices = self.arguments[name].choices
