@@ -162,7 +162,6 @@ class Fuzzer:
         if self.num:
             mask = self.rng.integers(2, size=self.num).astype(bool)
             self.env.set_tasks([self.task() for _ in range(int(mask.sum()))], mask)
-            self.env.reset_task = None
         drawn = self.env.sample_tasks(int(self.rng.integers(4)))
         if not all(isinstance(task, Task) for task in drawn):
             self.fail(f"sampled {drawn}")

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_run import assert_same_outcome, interrupt_after, tiny
-from torch.utils.tensorboard import SummaryWriter
+from test_run import assert_same_outcome
+from test_run_directories import CLEAR
 
 from metarl_agents import resume
-from metarl_agents.common.config import ConfigError
-from metarl_agents.run.checkpoint import CheckpointError
-from metarl_agents.run.directory import RunError
-from metarl_agents.run.logger import DamagedLinesError
 
 pytestmark = pytest.mark.long
-#: What a user may see, whatever has happened to a run.
-CLEAR = (RunError, CheckpointError, ConfigError, DamagedLinesError)
 CASES = 300
 SEED = 0
 
@@ -76,23 +70,6 @@ WAYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert tiny(folder).finished
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cut(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cut") / "run"
-    patch = pytest.MonkeyPatch()
-    patch.setattr(SummaryWriter, "add_scalar", interrupt_after(4))
-    assert not tiny(folder).finished
-    patch.undo()
-    return folder
-
-
 def cases(folder):
     """The number of each case, its file and the way to damage it."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -102,13 +79,13 @@ def cases(folder):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes pipes")
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_refused_or_the_same(every, whole, cut, tmp_path):
+def test_refused_or_the_same(every, whole, interrupted, tmp_path):
     refused, continued, wrong = [], [], []
-    chosen = cases(cut)[::every]
+    chosen = cases(interrupted)[::every]
     for number, file, way in chosen:
         g = np.random.default_rng([SEED, number])
-        copy = Path(shutil.copytree(cut, tmp_path / "copy"))
-        WAYS[way](copy / file, g, (cut / file).stat().st_size)
+        copy = Path(shutil.copytree(interrupted, tmp_path / "copy"))
+        WAYS[way](copy / file, g, (interrupted / file).stat().st_size)
         case = f"{file}: {way} (case {number} of seed {SEED})"
         try:
             with warnings.catch_warnings():

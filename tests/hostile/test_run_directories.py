@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_run import ENV, OVERRIDES, STEPS, assert_same_outcome, interrupt_after, tiny
-from torch.utils.tensorboard import SummaryWriter
+from test_run import ENV, OVERRIDES, STEPS, assert_same_outcome, tiny
 
 from metarl_agents import load_agent, resume
 from metarl_agents.common.config import ConfigError
@@ -24,25 +23,6 @@ pytestmark = pytest.mark.long
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 #: What a user may see, whatever has happened to a run.
 CLEAR = (RunError, CheckpointError, ConfigError, DamagedLinesError)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hostile") / "whole"
-    assert tiny(folder).finished
-    return folder
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-    """A run with two checkpoints, after iterations 3 and 4 of 6."""
-    folder = tmp_path_factory.mktemp("hostile") / "cut"
-    patch = pytest.MonkeyPatch()
-    patch.setattr(SummaryWriter, "add_scalar", interrupt_after(4))
-    assert not tiny(folder).finished
-    patch.undo()
-    assert [p.name for p in checkpoints(folder / "checkpoints")] == ["00000003", "00000004"]
-    return folder
 
 
 @pytest.fixture
